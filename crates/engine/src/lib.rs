@@ -1,0 +1,1 @@
+//! one file a verb: create, checkpoint, fork, pause, remove, recover.

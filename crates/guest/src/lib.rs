@@ -1,0 +1,1 @@
+//! the guest's kernel and initramfs.

@@ -1,0 +1,1 @@
+//! root file systems: tar or directory to an ext4 template.

@@ -1,0 +1,1 @@
+//! ids, names, states, sizes and public types of cowslip; no I/O.

@@ -1,0 +1,1 @@
+//! the agent protocol and its link over a byte stream.

@@ -1,0 +1,1 @@
+//! the HTTP API over the engine.

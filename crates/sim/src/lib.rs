@@ -1,0 +1,1 @@
+//! an in-memory host and machine monitor for tests.

@@ -1,0 +1,1 @@
+//! layers and volumes: the qcow2 and copy backends.

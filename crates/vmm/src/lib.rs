@@ -1,0 +1,1 @@
+//! the machine monitor: trait Vmm and QEMU.
