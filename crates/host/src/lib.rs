@@ -1,1 +1,112 @@
-//! the only crate that makes handles on the host: processes, directories, files, sockets, mounts.
+//! The host: the only crate that acquires handles, and the only one with `unsafe`.
+//!
+//! One file a kind of kernel object, and in each the same three functions: *acquire* (takes the
+//! ledger's [`Reservation`] by value), *probe* (is what a row names there, and is it ours?) and
+//! *release* (make it gone; being gone already counts). [`Host`] is their sum, so that everything
+//! above runs on [`LinuxHost`] or on a simulated one.
+//!
+//! Releases are idempotent and never act on an object whose identity does not match its row.
+
+pub mod clone;
+pub mod directory;
+pub mod error;
+pub mod file;
+pub mod layout;
+pub mod linux;
+pub mod mount;
+pub mod process;
+pub mod publish;
+pub mod site;
+pub mod socket;
+pub mod usage;
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use cowslip_ledger::plan::{Presence, Stray};
+use cowslip_ledger::{HandleRow, Held, Reservation};
+
+pub use directory::{Directory, DirectorySpec};
+pub use error::HostError;
+pub use file::{Content, File, FileSpec};
+pub use layout::Layout;
+pub use linux::LinuxHost;
+pub use mount::{Mount, MountSpec};
+pub use process::{Launch, Process, ProcessIdentity, ProcessSpec};
+pub use site::Site;
+pub use socket::{Socket, SocketSpec};
+
+/// Everything that can be done to the host. Blocking: call it from a thread that may block.
+pub trait Host: Send + Sync + 'static {
+    /// The kernel's id of the present boot.
+    fn boot_id(&self) -> String;
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// When it exists already, or cannot be made.
+    fn make_directory(&self, slot: Reservation<Directory>) -> Result<Held<Directory>, HostError>;
+
+    /// Makes a file with this content.
+    ///
+    /// # Errors
+    /// When it exists already or cannot be written; what was written is removed.
+    fn make_file(&self, slot: Reservation<File>, content: Content<'_>) -> Result<Held<File>, HostError>;
+
+    /// Binds a listening unix socket.
+    ///
+    /// # Errors
+    /// When the path is taken or too long.
+    fn bind_socket(
+        &self,
+        slot: Reservation<Socket>,
+    ) -> Result<(Held<Socket>, UnixListener), HostError>;
+
+    /// Binds one directory over another.
+    ///
+    /// # Errors
+    /// When the mount is refused.
+    fn bind_mount(&self, slot: Reservation<Mount>) -> Result<Held<Mount>, HostError>;
+
+    /// Starts a process in a session of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started; nothing runs then.
+    fn spawn(&self, slot: Reservation<Process>, launch: Launch) -> Result<Held<Process>, HostError>;
+
+    /// Whether what `row` names is there, and is ours.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    fn probe(&self, row: &HandleRow) -> Result<Presence, HostError>;
+
+    /// Makes what `row` names gone. `Ok` means gone: released now, or gone before.
+    ///
+    /// # Errors
+    /// When it is still there, and why.
+    fn release(&self, row: &HandleRow) -> Result<(), HostError>;
+
+    /// What bears this instance's mark, or lies in its directories, and is in none of `rows`.
+    ///
+    /// # Errors
+    /// When the host cannot be searched.
+    fn strays(&self, rows: &[HandleRow]) -> Result<Vec<Stray>, HostError>;
+
+    /// Writes `bytes` to `path` so that it is either whole or absent, whatever happens.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn publish(&self, path: &Path, bytes: &[u8]) -> Result<(), HostError>;
+
+    /// Presses a file, or a directory's entries, onto the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn sync(&self, path: &Path) -> Result<(), HostError>;
+
+    /// Bytes that a file or a tree occupies on the disk; zero where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn usage(&self, path: &Path) -> Result<u64, HostError>;
+}

@@ -1,1 +1,22 @@
-//! ids, names, states, sizes and public types of cowslip; no I/O.
+//! The words of cowslip: ids, names, sizes, states and the public types of its API.
+//!
+//! Nothing here does I/O. What comes from outside (a command line, a request, a file) is turned
+//! into one of these types once, at the edge; a value of such a type is valid by construction, so
+//! no inner layer checks it again (R63).
+
+pub mod api;
+pub mod disk;
+pub mod id;
+pub mod name;
+pub mod size;
+pub mod spec;
+pub mod state;
+pub mod time;
+
+pub use disk::{DiskChain, DiskFormat, DiskLayer};
+pub use id::{CheckpointId, HandleId, InstanceId, KernelId, LayerId, ProcessId, SandboxId, TemplateId};
+pub use name::{Name, NameError};
+pub use size::{ByteSize, SizeError};
+pub use spec::{Resources, SandboxSpec};
+pub use state::{SandboxState, Transition};
+pub use time::{Lifetime, Timestamp};

@@ -1,1 +1,181 @@
-//! layers and volumes: the qcow2 and copy backends.
+//! Volumes: layers over a template, by one of several backends.
+//!
+//! | backend | needs | a layer is | a freeze |
+//! |---|---|---|---|
+//! | `qcow2` | nothing | an overlay over the one below | the guest goes on in a new overlay |
+//! | `copy`  | nothing | a whole disk | a copy (shared extents where the file system can) is set aside |
+//!
+//! The engine decides *when*; a backend knows *how*. A backend acquires its files through the ledger
+//! as handles of [`Owner::Layer`] and never deletes anything: what nothing stands on any more is
+//! unwound by the engine.
+//!
+//! [`Owner::Layer`]: cowslip_ledger::Owner::Layer
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use cowslip_host::{HostError, Site};
+use cowslip_ledger::{LayerRecord, LedgerError};
+use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, LayerId, SandboxId, TemplateId};
+
+/// Which backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// qcow2 overlays.
+    Qcow2,
+    /// Whole copies.
+    Copy,
+}
+
+impl Backend {
+    /// Its lower-case word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+/// What a freeze leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreezeStyle {
+    /// The present top is frozen, and the sandbox goes on in the new layer over it.
+    NewTop,
+    /// The new layer is frozen, a copy of the present top, and the sandbox goes on where it was.
+    SetAside,
+}
+
+/// A volume operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A template's image is gone or is not what was imported.
+    #[error("the image \"{path}\" of template {template} {why}: import it again")]
+    Template {
+        /// The template.
+        template: TemplateId,
+        /// Its image.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A layer's file is gone or is not a layer over what it should be.
+    #[error("the file \"{path}\" of layer {layer} {why}")]
+    Layer {
+        /// The layer.
+        layer: LayerId,
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A disk that cannot be made.
+    #[error("a disk of {size} is {why}")]
+    Size {
+        /// The size.
+        size: ByteSize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The machine did not change over.
+    #[error("change the disk of sandbox {sandbox}: {message}")]
+    Swap {
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// The monitor's error.
+        message: String,
+    },
+    /// The host layer failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// The side of a running machine that a freeze needs.
+#[async_trait]
+pub trait LiveDisk: Send + Sync {
+    /// From now on the guest writes to `next`, an empty overlay over the present top.
+    ///
+    /// # Errors
+    /// When the machine did not change over; it still writes the old top then.
+    async fn change_disk(&self, next: &DiskLayer) -> Result<(), StoreError>;
+
+    /// The file that the guest's writes go to now.
+    ///
+    /// # Errors
+    /// When the machine does not tell.
+    async fn disk_top(&self) -> Result<PathBuf, StoreError>;
+}
+
+/// A backend.
+#[async_trait]
+pub trait Volumes: Send + Sync + 'static {
+    /// Which one.
+    fn backend(&self) -> Backend;
+
+    /// How its layers are laid out.
+    fn format(&self) -> DiskFormat;
+
+    /// What a freeze leaves behind.
+    fn freeze_style(&self) -> FreezeStyle;
+
+    /// Makes the file of `layer`, writable and without changes, over `below` (its frozen parent), or
+    /// over the template where there is none. `layer.size` is the size of the disk.
+    ///
+    /// # Errors
+    /// When the template or parent is damaged, or the disk is full; nothing is left but the row.
+    async fn make_layer(
+        &self,
+        site: &Site,
+        layer: &LayerRecord,
+        below: Option<&LayerRecord>,
+    ) -> Result<(), StoreError>;
+
+    /// Makes the chain (base first, the writable layer last) ready to be opened by a monitor, checking
+    /// that template and layers are what they should be.
+    ///
+    /// # Errors
+    /// When one of them is damaged or gone.
+    async fn activate(
+        &self,
+        site: &Site,
+        owner: SandboxId,
+        layers: &[LayerRecord],
+    ) -> Result<DiskChain, StoreError>;
+
+    /// With the vCPUs standing still: freezes the disk of a running machine. `other` is the new layer
+    /// ([`FreezeStyle`]); for [`FreezeStyle::NewTop`] its file exists, for [`FreezeStyle::SetAside`]
+    /// it is made here.
+    ///
+    /// # Errors
+    /// When it failed; the machine writes the old top then, as before.
+    async fn freeze(
+        &self,
+        site: &Site,
+        top: &LayerRecord,
+        other: &LayerRecord,
+        disk: &dyn LiveDisk,
+    ) -> Result<(), StoreError>;
+
+    /// Presses a frozen layer onto the disk: called before what needs it is published.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    async fn sync(&self, site: &Site, layer: &LayerRecord) -> Result<(), StoreError>;
+
+    /// Bytes that the layer occupies on the host's disk.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError>;
+
+    /// The file of a layer.
+    fn path(&self, site: &Site, layer: &LayerRecord) -> PathBuf {
+        site.layout.layer(layer.id, layer.format)
+    }
+}
+

@@ -1,1 +1,210 @@
-//! the machine monitor: trait Vmm and QEMU.
+//! The machine monitor: what runs one virtual machine.
+//!
+//! ```text
+//!            boot ──► running ◄──pause/resume──► paused ──save──► image file
+//!   image ─ restore ─► paused (vCPUs have not run yet)
+//!   pid, sockets ─ attach ─► running or paused, after an engine restart
+//! ```
+//!
+//! A monitor's process, sockets and pipes are handles of [`Owner::Machine`]: the monitor reserves
+//! and acquires them through the [`Site`]; it never releases them. Ending a machine is unwinding its
+//! owner, on every path (R13).
+//!
+//! [`Owner::Machine`]: cowslip_ledger::Owner::Machine
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cowslip_host::{HostError, Site};
+use cowslip_ledger::{LedgerError, MonitorInfo};
+use cowslip_model::{ByteSize, DiskChain, DiskLayer, SandboxId};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use cowslip_host::process::{Credentials, ExitStatus};
+
+/// Everything a machine is started with.
+#[derive(Debug, Clone)]
+pub struct MachineConfig {
+    /// Whose machine it is.
+    pub sandbox: SandboxId,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Guest memory, a multiple of 1 MiB.
+    pub memory: ByteSize,
+    /// The kernel's file.
+    pub kernel: PathBuf,
+    /// The initramfs' file.
+    pub initramfs: PathBuf,
+    /// Words added to the kernel's command line.
+    pub command_line: Vec<String>,
+    /// The root disk; none for a machine that only shows that it boots.
+    pub disk: Option<DiskChain>,
+    /// Where the guest's console goes.
+    pub console_log: PathBuf,
+    /// The console log is cut to its newest half when it grows past this many bytes.
+    pub console_bound: ByteSize,
+    /// The user the monitor runs as; none: the engine's own.
+    pub credentials: Option<Credentials>,
+}
+
+/// What a machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// Its vCPUs run.
+    Running,
+    /// Its vCPUs stand still.
+    Paused,
+}
+
+/// A byte stream to the guest's agent.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// How to speak to the agent.
+pub enum AgentChannel {
+    /// A bare byte stream without connections (virtio-serial): needs the link protocol.
+    Serial(Box<dyn ByteStream>),
+    /// A true connection (vsock).
+    Connection(Box<dyn ByteStream>),
+}
+
+/// A monitor operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// The monitor program is not there or is unusable.
+    #[error("{program} cannot be used: {why}")]
+    Unusable {
+        /// The program.
+        program: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The monitor refused an operation.
+    #[error("{operation} of sandbox {sandbox}: the monitor says: {message}")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// Of which machine.
+        sandbox: SandboxId,
+        /// Its answer.
+        message: String,
+    },
+    /// The monitor ended, or its control channel broke.
+    #[error("{operation} of sandbox {sandbox}: the machine ended{}", detail.as_deref().map(|d| format!(": {d}")).unwrap_or_default())]
+    Ended {
+        /// What was being done.
+        operation: &'static str,
+        /// Of which machine.
+        sandbox: SandboxId,
+        /// The monitor's last words, where it left any.
+        detail: Option<String>,
+    },
+    /// The monitor did not answer in time.
+    #[error("{operation} of sandbox {sandbox}: no answer from the monitor within {seconds} s")]
+    TimedOut {
+        /// What was being done.
+        operation: &'static str,
+        /// Of which machine.
+        sandbox: SandboxId,
+        /// The bound.
+        seconds: u64,
+    },
+    /// An image cannot be restored by this monitor (versions, accelerator, machine differ).
+    #[error("this image was saved by {saved}, this host runs {present}: {why}")]
+    Incompatible {
+        /// What saved it.
+        saved: String,
+        /// What is here.
+        present: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// A file could not be opened or written.
+    #[error("{operation} \"{path}\": {source}")]
+    File {
+        /// What was being done.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The host layer failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// A kind of monitor.
+#[async_trait]
+pub trait Vmm: Send + Sync + 'static {
+    /// What it is; recorded with every image it saves.
+    fn info(&self) -> MonitorInfo;
+
+    /// Whether an image saved by `saved` can be restored here.
+    ///
+    /// # Errors
+    /// [`VmmError::Incompatible`], naming both.
+    fn restores(&self, saved: &MonitorInfo) -> Result<(), VmmError>;
+
+    /// Starts a machine from its kernel. The machine's runtime directory exists.
+    ///
+    /// # Errors
+    /// When it does not start; what was acquired stays in the ledger for the caller to unwind.
+    async fn boot(&self, site: &Site, config: &MachineConfig) -> Result<Arc<dyn Machine>, VmmError>;
+
+    /// Starts a machine from an image; its vCPUs stand still until [`Machine::resume`]. One image may
+    /// be restored many times at once; it is only read.
+    ///
+    /// # Errors
+    /// As for [`Vmm::boot`].
+    async fn restore(
+        &self,
+        site: &Site,
+        config: &MachineConfig,
+        image: &Path,
+    ) -> Result<Arc<dyn Machine>, VmmError>;
+
+    /// Connects to a machine that an earlier engine started; its handles are in the ledger.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    async fn attach(&self, site: &Site, config: &MachineConfig) -> Result<Arc<dyn Machine>, VmmError>;
+}
+
+/// One running machine. Dropping it leaves the machine running.
+#[async_trait]
+pub trait Machine: Send + Sync + 'static {
+    /// Stops the vCPUs; in-flight disk writes are completed. Being paused already is fine.
+    ///
+    /// # Errors
+    /// When the monitor refuses or is gone; so for every method.
+    async fn pause(&self) -> Result<(), VmmError>;
+
+    /// Lets the vCPUs run. Running already is fine.
+    async fn resume(&self) -> Result<(), VmmError>;
+
+    /// What it is doing.
+    async fn state(&self) -> Result<RunState, VmmError>;
+
+    /// Writes memory and device state to the new file `image`, while paused; the machine stays
+    /// paused and can be resumed. Gives the bytes written. However long it takes, there is no time
+    /// limit as long as it makes progress (R40).
+    async fn save(&self, image: &Path) -> Result<u64, VmmError>;
+
+    /// While paused: from now on the guest writes to `next`, an empty overlay over the present top,
+    /// which is flushed to its file and only read from then on. All or nothing.
+    async fn change_disk(&self, next: &DiskLayer) -> Result<(), VmmError>;
+
+    /// The file that the guest's writes go to now.
+    async fn disk_top(&self) -> Result<PathBuf, VmmError>;
+
+    /// Opens the channel to the agent. A new call replaces the previous channel.
+    async fn agent(&self) -> Result<AgentChannel, VmmError>;
+
+    /// Resolves when the machine has ended, with its last words where it left any.
+    async fn ended(&self) -> Option<String>;
+}

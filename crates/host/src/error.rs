@@ -1,0 +1,77 @@
+//! What the host layer reports.
+
+use std::path::{Path, PathBuf};
+
+use cowslip_ledger::LedgerError;
+
+/// A host operation that failed: which, on what, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A system call on a path failed.
+    #[error("{operation} \"{path}\": {source}")]
+    Path {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A process could not be started, found or ended.
+    #[error("{operation} process {process}: {source}")]
+    Process {
+        /// What was being done.
+        operation: &'static str,
+        /// A pid or a program.
+        process: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file system object is not the one the row speaks of.
+    #[error("\"{path}\" is not what the ledger recorded ({why}): it is left alone; look at it, then remove it by hand")]
+    Foreign {
+        /// The path.
+        path: PathBuf,
+        /// What differs.
+        why: String,
+    },
+    /// A path that a row may not name.
+    #[error("\"{path}\" lies outside cowslip's directories: it is left alone")]
+    Outside {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A row of a kind this host does not know.
+    #[error("this cowslip knows no handles of kind \"{0}\": use the version that made it")]
+    UnknownKind(String),
+    /// The ledger failed in the middle of an acquisition.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl HostError {
+    /// An error of `operation` on `path`, for use in `map_err`.
+    pub fn path<E: Into<std::io::Error>>(
+        operation: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Path { operation, path, source: source.into() }
+    }
+
+    /// An error of `operation` on a process, for use in `map_err`.
+    pub fn process<E: Into<std::io::Error>>(
+        operation: &'static str,
+        process: impl ToString,
+    ) -> impl FnOnce(E) -> Self {
+        let process = process.to_string();
+        move |source| Self::Process { operation, process, source: source.into() }
+    }
+
+    /// Whether the disk was full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Path { source, .. }
+            if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+    }
+}

@@ -1,0 +1,348 @@
+//! The database: opening, migrating, and running one transaction at a time.
+//!
+//! SQLite in WAL mode. A commit survives the death of the engine at any instant; with
+//! [`Synchronous::Full`] it survives a power cut too, which is what publications ask for. Kernel
+//! objects do not outlive a power cut, so handle rows need not either.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use cowslip_model::{HandleId, InstanceId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use crate::fault::{Fault, Injector};
+use crate::handle::{HandleRow, HandleState, Reservation, Resource};
+use crate::mirror::Mirror;
+use crate::owner::Owner;
+use crate::tx::Tx;
+
+/// Migrations in order; `PRAGMA user_version` counts those applied. Append only.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+/// Events kept; older ones go as new ones come.
+pub(crate) const EVENTS_KEPT: i64 = 10_000;
+
+/// Why the ledger could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// SQLite's own error.
+    #[error("{operation} in the ledger: {source}")]
+    Sqlite {
+        /// What was being done.
+        operation: String,
+        /// The cause.
+        source: rusqlite::Error,
+    },
+    /// A mirror file could not be written.
+    #[error("write the mirror file \"{path}\": {source}")]
+    Mirror {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A record could not be turned into JSON.
+    #[error("encode {what}: {source}")]
+    Encode {
+        /// The record.
+        what: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A stored record does not fit its type.
+    #[error("the ledger's record of {what} cannot be read: {source}")]
+    Decode {
+        /// The record.
+        what: String,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// The database was written by a newer cowslip.
+    #[error("the ledger \"{path}\" has version {found}, this cowslip knows {known}: use a newer cowslip")]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest known.
+        known: i64,
+    },
+    /// The row is not there.
+    #[error("the ledger has no {0}")]
+    Missing(String),
+    /// No random id could be drawn.
+    #[error(transparent)]
+    Random(#[from] cowslip_model::id::RandomError),
+    /// A test's injected fault.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// How hard a commit is pressed onto the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Survives the engine's death.
+    Normal,
+    /// Survives a power cut.
+    Full,
+}
+
+type OrphanHook = Box<dyn Fn(HandleId) + Send + Sync>;
+
+struct Inner {
+    connection: Mutex<Connection>,
+    mirror: Mirror,
+    instance: InstanceId,
+    boot_id: String,
+    faults: Injector,
+    on_orphan: OnceLock<OrphanHook>,
+}
+
+/// The open ledger; clones share one connection.
+#[derive(Clone)]
+pub struct Ledger(Arc<Inner>);
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ledger({})", self.0.instance)
+    }
+}
+
+fn sqlite(operation: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> LedgerError {
+    let operation = operation.into();
+    move |source| LedgerError::Sqlite { operation, source }
+}
+
+impl Ledger {
+    /// Opens (or makes) the ledger in the state directory `dir`. `boot_id` is the host's present
+    /// boot.
+    ///
+    /// # Errors
+    /// When the database cannot be opened, migrated, or is newer than this program.
+    pub fn open(dir: &Path, boot_id: &str, faults: Injector) -> Result<Self, LedgerError> {
+        let path = dir.join("cowslip.db");
+        let mut connection =
+            Connection::open(&path).map_err(sqlite(format!("open \"{}\"", path.display())))?;
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
+                 PRAGMA busy_timeout = 5000;",
+            )
+            .map_err(sqlite("configure"))?;
+        migrate(&mut connection, &path)?;
+        let instance = instance_id(&connection)?;
+        let mirror = Mirror::open(dir.join("handles"))?;
+        Ok(Self(Arc::new(Inner {
+            connection: Mutex::new(connection),
+            mirror,
+            instance,
+            boot_id: boot_id.to_owned(),
+            faults,
+            on_orphan: OnceLock::new(),
+        })))
+    }
+
+    /// The id of this state directory.
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.0.instance
+    }
+
+    /// The host's boot in which this ledger was opened.
+    #[must_use]
+    pub fn boot_id(&self) -> &str {
+        &self.0.boot_id
+    }
+
+    /// The mirror files beside the database.
+    #[must_use]
+    pub fn mirror(&self) -> &Mirror {
+        &self.0.mirror
+    }
+
+    /// What is called when a reservation or an unsettled handle is dropped. The first call wins.
+    pub fn on_orphan(&self, hook: impl Fn(HandleId) + Send + Sync + 'static) {
+        let _ = self.0.on_orphan.set(Box::new(hook));
+    }
+
+    pub(crate) fn orphaned(&self, id: HandleId) {
+        if let Some(hook) = self.0.on_orphan.get() {
+            hook(id);
+        }
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock was held rolled its transaction back: the connection is sound.
+        self.0.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` in one write transaction named `step`: all of it is durable, or nothing is.
+    ///
+    /// # Errors
+    /// What `work` returns, or the ledger's own failure.
+    pub fn write<T, E: From<LedgerError>>(
+        &self,
+        step: &str,
+        durability: Synchronous,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let outcome = self.0.faults.around(step, || {
+            let mut connection = self.connection();
+            if durability == Synchronous::Full {
+                connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite(step))?;
+            }
+            let result = self.write_locked(step, &mut connection, work);
+            if durability == Synchronous::Full {
+                connection.pragma_update(None, "synchronous", "NORMAL").map_err(sqlite(step))?;
+            }
+            result
+        });
+        match outcome {
+            Ok(result) => result,
+            Err(fault) => Err(LedgerError::from(fault).into()),
+        }
+    }
+
+    fn write_locked<T, E: From<LedgerError>>(
+        &self,
+        step: &str,
+        connection: &mut Connection,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(sqlite(step))?;
+        let mut tx = Tx::new(&transaction);
+        let value = work(&mut tx)?;
+        let (changed, removed) = tx.into_dirty();
+        // The mirror is written first: what it holds beyond the database is harmless, the
+        // reverse would be a handle that the second witness has not seen.
+        for sandbox in &changed {
+            self.0.mirror.write(&Tx::new(&transaction), *sandbox)?;
+        }
+        transaction.commit().map_err(sqlite(step))?;
+        for sandbox in removed {
+            self.0.mirror.remove(sandbox)?;
+        }
+        Ok(value)
+    }
+
+    /// Runs `work` on a consistent view.
+    ///
+    /// # Errors
+    /// What `work` returns.
+    pub fn read<T, E: From<LedgerError>>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(sqlite("read"))?;
+        let value = work(&Tx::new(&transaction))?;
+        transaction.finish().map_err(sqlite("read"))?;
+        Ok(value)
+    }
+
+    /// Records the intent to acquire an object, and gives the right to do so. `depends_on` are
+    /// handles that must outlive it.
+    ///
+    /// # Errors
+    /// When the row cannot be written.
+    pub fn reserve<R: Resource>(
+        &self,
+        owner: Owner,
+        spec: R::Spec,
+        depends_on: &[HandleId],
+    ) -> Result<Reservation<R>, LedgerError> {
+        let id = HandleId::random()?;
+        let value = serde_json::to_value(&spec)
+            .map_err(|source| LedgerError::Encode { what: format!("spec of a {}", R::KIND), source })?;
+        let step = format!("reserve {} for {}", R::KIND, owner_word(owner));
+        self.write(&step, Synchronous::Normal, |tx| {
+            tx.insert_handle(&HandleRow {
+                id,
+                seq: 0,
+                owner,
+                kind: R::KIND.to_owned(),
+                state: HandleState::Reserved,
+                spec: value,
+                identity: None,
+                depends_on: depends_on.to_vec(),
+                boot_id: self.0.boot_id.clone(),
+                created_at: Timestamp::now(),
+            })
+        })?;
+        Ok(Reservation::new(self.clone(), id, spec))
+    }
+
+    pub(crate) fn record_held(
+        &self,
+        id: HandleId,
+        kind: &str,
+        identity: &serde_json::Value,
+    ) -> Result<(), LedgerError> {
+        self.write(&format!("record {kind}"), Synchronous::Normal, |tx| {
+            tx.set_handle_identity(id, identity)
+        })
+    }
+
+    /// Deletes the row of an object that the host has said is gone. Forgetting twice is fine.
+    ///
+    /// # Errors
+    /// When the row cannot be deleted.
+    pub fn forget(&self, row: &HandleRow) -> Result<(), LedgerError> {
+        self.write(&format!("forget {}", row.kind), Synchronous::Normal, |tx| {
+            tx.delete_handle(row)
+        })
+    }
+}
+
+/// The owner's kind, without its id: step names must be the same from run to run.
+fn owner_word(owner: Owner) -> &'static str {
+    match owner {
+        Owner::Sandbox(_) => "sandbox",
+        Owner::Machine(_) => "machine",
+        Owner::Layer(_) => "layer",
+        Owner::Checkpoint(_) => "checkpoint",
+        Owner::Template(_) => "template",
+        Owner::Kernel(_) => "kernel",
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(sqlite("read the version"))?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(LedgerError::TooNew { path: path.to_owned(), found, known });
+    }
+    let applied = usize::try_from(found).unwrap_or(0);
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(applied) {
+        let version = i64::try_from(index + 1).unwrap_or(i64::MAX);
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Exclusive)
+            .map_err(sqlite("migrate"))?;
+        transaction.execute_batch(migration).map_err(sqlite(format!("migration {version}")))?;
+        transaction.pragma_update(None, "user_version", version).map_err(sqlite("migrate"))?;
+        transaction.commit().map_err(sqlite(format!("migration {version}")))?;
+    }
+    Ok(())
+}
+
+fn instance_id(connection: &Connection) -> Result<InstanceId, LedgerError> {
+    let stored: Option<String> = connection
+        .query_row("SELECT value FROM meta WHERE key = 'instance'", [], |row| row.get(0))
+        .optional()
+        .map_err(sqlite("read the instance id"))?;
+    if let Some(id) = stored.and_then(|text| text.parse().ok()) {
+        return Ok(id);
+    }
+    let id = InstanceId::random()?;
+    connection
+        .execute(
+            "INSERT OR REPLACE INTO meta (key, value) VALUES ('instance', ?1)",
+            params![id.to_string()],
+        )
+        .map_err(sqlite("record the instance id"))?;
+    Ok(id)
+}

@@ -1,0 +1,40 @@
+//! What a sandbox is made of, fixed when it is created.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{KernelId, TemplateId};
+use crate::size::ByteSize;
+use crate::time::Lifetime;
+
+/// Virtual hardware.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Resources {
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Guest memory, in bytes; a multiple of 1 MiB.
+    pub memory: ByteSize,
+    /// Size of the root disk, in bytes; at least the template's.
+    pub disk: ByteSize,
+}
+
+/// A sandbox's whole specification. A checkpoint carries it, so that a fork of a fork knows all
+/// that the first sandbox knew (R33).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SandboxSpec {
+    /// The template below every layer of the disk.
+    pub template: TemplateId,
+    /// The guest kernel.
+    pub kernel: KernelId,
+    /// Virtual hardware.
+    pub resources: Resources,
+    /// Environment of every process started in it.
+    pub env: BTreeMap<String, String>,
+    /// Working directory of its processes, where a request names none.
+    pub workdir: Option<String>,
+    /// User of its processes, where a request names none: a name, `uid` or `uid:gid`.
+    pub user: Option<String>,
+    /// How long it may live, counted from its creation.
+    pub ttl: Option<Lifetime>,
+}
