@@ -1,1 +1,546 @@
-//! API
+//! The types of the HTTP API, which are also what `--json` prints: one documented, stable schema.
+//!
+//! Fields are only ever added. Times are milliseconds since the Unix epoch, sizes are bytes, spans
+//! are seconds unless the name says otherwise. Requests refuse unknown fields.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::id::{CheckpointId, KernelId, ProcessId, SandboxId, TemplateId};
+use crate::name::Name;
+use crate::size::ByteSize;
+use crate::state::{SandboxState, Transition};
+use crate::time::{Lifetime, Timestamp};
+
+/// Exit codes of the command line, as docker has them.
+pub mod exit {
+    /// Our own time-out ended the command.
+    pub const TIMED_OUT: u8 = 124;
+    /// The engine failed.
+    pub const ENGINE: u8 = 125;
+    /// The command cannot be invoked.
+    pub const NOT_EXECUTABLE: u8 = 126;
+    /// The command was not found.
+    pub const NOT_FOUND: u8 = 127;
+    /// Added to the number of the signal that ended the command.
+    pub const SIGNAL_BASE: u8 = 128;
+}
+
+/// What went wrong, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// A value in the request is not acceptable.
+    Invalid,
+    /// There is no such object.
+    NotFound,
+    /// The object's state, or another object, forbids it.
+    Conflict,
+    /// The name is taken.
+    Exists,
+    /// The command is not in the guest.
+    CommandNotFound,
+    /// The command is there and cannot be run.
+    CommandNotExecutable,
+    /// A bound was reached: time.
+    TimedOut,
+    /// The disk is full, or memory is short.
+    NoSpace,
+    /// This host cannot do it.
+    Unsupported,
+    /// The caller may not.
+    Forbidden,
+    /// Anything else.
+    Internal,
+}
+
+/// The body of every error answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// For programs.
+    pub code: ErrorCode,
+    /// One line: the operation, the object, what is wrong.
+    pub message: String,
+    /// The causes, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// The next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// A template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Template {
+    /// Its id.
+    pub id: TemplateId,
+    /// The names it goes by.
+    pub names: Vec<Name>,
+    /// sha256 of the image.
+    pub digest: String,
+    /// Size of its disk, in bytes.
+    pub size: ByteSize,
+    /// Bytes of it on the host's disk.
+    pub used: ByteSize,
+    /// Files, directories and links in it.
+    pub entries: u64,
+    /// "directory", "tar", "tar+gzip" or "tar+zstd".
+    pub source: String,
+    /// When it was imported.
+    pub created_at: Timestamp,
+    /// Layers that stand on it.
+    pub layers: u64,
+}
+
+/// A guest kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Kernel {
+    /// Its id.
+    pub id: KernelId,
+    /// Its name.
+    pub name: Name,
+    /// What `uname -r` says in the guest.
+    pub release: String,
+    /// sha256 of the kernel image.
+    pub digest: String,
+    /// "bzImage" or "elf".
+    pub format: String,
+    /// Modules in its initramfs.
+    pub modules: u64,
+    /// Bytes of kernel and initramfs.
+    pub size: ByteSize,
+    /// When it was imported.
+    pub created_at: Timestamp,
+    /// Used where a request names no kernel.
+    pub default: bool,
+}
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Its name.
+    pub name: Name,
+    /// Its template's id.
+    pub template: TemplateId,
+    /// A name of its template, where it has one.
+    pub template_name: Option<Name>,
+    /// Its kernel's name.
+    pub kernel: String,
+    /// Where it stands.
+    pub state: SandboxState,
+    /// What is being done to it.
+    pub transition: Option<Transition>,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Guest memory, in bytes.
+    pub memory: ByteSize,
+    /// Size of its disk, in bytes.
+    pub disk: ByteSize,
+    /// Bytes its own layers occupy on the host's disk.
+    pub disk_used: ByteSize,
+    /// Depth of its chain of layers.
+    pub layers: u64,
+    /// "qcow2" or "copy".
+    pub backend: String,
+    /// The monitor, as "qemu 7.2.22 (tcg)".
+    pub monitor: Option<String>,
+    /// Environment of its processes.
+    pub env: BTreeMap<String, String>,
+    /// Working directory of its processes.
+    pub workdir: Option<String>,
+    /// User of its processes.
+    pub user: Option<String>,
+    /// The command `run` was given.
+    pub command: Option<Vec<String>>,
+    /// How that command ended.
+    pub exit_code: Option<i32>,
+    /// The checkpoint it was forked from.
+    pub forked_from: Option<CheckpointId>,
+    /// How often it was restored.
+    pub generation: u64,
+    /// Pid of its monitor on the host.
+    pub pid: Option<u32>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its current run began.
+    pub started_at: Option<Timestamp>,
+    /// When its TTL ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Checkpoint {
+    /// Its id.
+    pub id: CheckpointId,
+    /// Its name.
+    pub name: Name,
+    /// The sandbox it was taken of.
+    pub sandbox: SandboxId,
+    /// That sandbox's name at the time.
+    pub sandbox_name: Name,
+    /// Its template's id.
+    pub template: TemplateId,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Guest memory, in bytes.
+    pub memory: ByteSize,
+    /// Bytes of memory and device state on the host's disk.
+    pub memory_used: ByteSize,
+    /// Bytes of its layer on the host's disk; shared with what stands on it.
+    pub disk_used: ByteSize,
+    /// The monitor that can restore it.
+    pub monitor: String,
+    /// Milliseconds for which the vCPUs stood still.
+    pub downtime_ms: f64,
+    /// Milliseconds until it was published.
+    pub publication_ms: f64,
+    /// When it was taken.
+    pub created_at: Timestamp,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Its number.
+    pub seq: i64,
+    /// When.
+    pub at: Timestamp,
+    /// What: `sandbox.started`, `checkpoint.created`, …
+    pub kind: String,
+    /// The object's id.
+    pub id: String,
+    /// The object's name.
+    pub name: Option<String>,
+    /// More, by kind.
+    #[schema(value_type = Object)]
+    pub detail: serde_json::Value,
+}
+
+/// What this engine is and uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Info {
+    /// Version of the engine.
+    pub version: String,
+    /// Id of the state directory.
+    pub instance: String,
+    /// Its pid.
+    pub pid: u32,
+    /// The state directory.
+    pub state_dir: String,
+    /// The run directory.
+    pub run_dir: String,
+    /// The volume backend.
+    pub backend: String,
+    /// Why that one.
+    pub backend_reason: String,
+    /// The monitor, with version and accelerator.
+    pub monitor: Option<String>,
+    /// Why that accelerator.
+    pub accelerator_reason: String,
+    /// Sandboxes by state.
+    pub sandboxes: BTreeMap<String, u64>,
+    /// Templates.
+    pub templates: u64,
+    /// Kernels.
+    pub kernels: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Handles in the ledger.
+    pub handles: u64,
+    /// Bytes free on the state directory's disk.
+    pub disk_free: ByteSize,
+    /// Bytes of memory the host could still give.
+    pub memory_available: ByteSize,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckStatus {
+    /// As it should be.
+    Ok,
+    /// It works, but slower or with less.
+    Warning,
+    /// Something that is needed fails.
+    Failed,
+}
+
+/// One check of `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// What was looked at: "kvm", "mke2fs", "state directory", …
+    pub name: String,
+    /// How it came out.
+    pub status: CheckStatus,
+    /// What was found.
+    pub detail: String,
+    /// The command or step that mends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+}
+
+/// What `doctor` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DoctorReport {
+    /// False when something that is needed fails.
+    pub healthy: bool,
+    /// The checks.
+    pub checks: Vec<Check>,
+    /// What the ledger thinks differs from the host, as the steps that recovery would take.
+    pub differences: Vec<String>,
+}
+
+/// What `gc` released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GcReport {
+    /// What was released, in words.
+    pub released: Vec<String>,
+    /// What is left and cannot be attributed, or did not go, and why.
+    pub left: Vec<String>,
+}
+
+/// A sandbox to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    /// Name or id of the template.
+    pub template: String,
+    /// Its name; none: one is made up.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Name or id of the kernel; none: the default one.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// Virtual processors; none: 1.
+    #[serde(default)]
+    pub cpus: Option<u32>,
+    /// Guest memory, in bytes; none: 256 MiB.
+    #[serde(default)]
+    pub memory: Option<ByteSize>,
+    /// Size of the disk, in bytes; none: the template's.
+    #[serde(default)]
+    pub disk: Option<ByteSize>,
+    /// Environment of its processes.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory of its processes.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// User of its processes: a name, `uid` or `uid:gid`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// How long it may live, in seconds.
+    #[serde(default)]
+    pub ttl: Option<Lifetime>,
+}
+
+/// A process to be started in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// The command and its arguments; at least one word.
+    pub argv: Vec<String>,
+    /// Added to the sandbox's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory; none: the sandbox's.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// User; none: the sandbox's.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Keep standard input open; else it is empty.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Give it a terminal of this size.
+    #[serde(default)]
+    pub terminal: Option<WindowSize>,
+    /// Kill it after so many seconds.
+    #[serde(default)]
+    pub timeout: Option<Lifetime>,
+    /// Leave it running in the background: the session ends once it has started.
+    #[serde(default)]
+    pub detach: bool,
+}
+
+/// Make, start and use a sandbox in one session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// The sandbox.
+    pub sandbox: CreateRequest,
+    /// Its main process; none: the sandbox just runs.
+    #[serde(default)]
+    pub exec: Option<ExecRequest>,
+    /// Remove the sandbox when the main process ends or the session breaks off.
+    #[serde(default)]
+    pub remove: bool,
+    /// Keep the sandbox running after the main process has ended; else it is stopped.
+    #[serde(default)]
+    pub keep: bool,
+}
+
+/// A terminal's size, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WindowSize {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+/// First byte of a binary message of an exec or run session.
+pub mod channel {
+    /// Client to server: standard input.
+    pub const STDIN: u8 = 0;
+    /// Server to client: standard output (or the terminal).
+    pub const STDOUT: u8 = 1;
+    /// Server to client: standard error.
+    pub const STDERR: u8 = 2;
+}
+
+/// Text messages of the client in an exec or run session; the first one is the request itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// Standard input has ended.
+    StdinEnd,
+    /// The window has a new size.
+    Resize {
+        /// The size.
+        size: WindowSize,
+    },
+    /// Send a signal to the process.
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+}
+
+/// Text messages of the server in an exec or run session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// A step of `run` is done.
+    Progress {
+        /// Which: "created", "booted", …
+        step: String,
+        /// Microseconds it took.
+        took_us: u64,
+    },
+    /// The sandbox exists.
+    Sandbox {
+        /// It.
+        sandbox: Box<Sandbox>,
+    },
+    /// The process has started.
+    Started {
+        /// Its id in the guest.
+        process: ProcessId,
+    },
+    /// The process has ended; all its output was sent before.
+    Exited {
+        /// The exit code as a shell would give it: 128 + N for signal N.
+        code: i32,
+    },
+    /// The session failed; the last message.
+    Failed {
+        /// Why.
+        error: ErrorBody,
+    },
+}
+
+/// Import a kernel from files on the engine's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KernelImportRequest {
+    /// Its name.
+    pub name: Name,
+    /// Absolute path of the kernel image.
+    pub image: String,
+    /// Absolute path of its modules' directory.
+    #[serde(default)]
+    pub modules: Option<String>,
+}
+
+/// Import a template from a directory on the engine's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DirectoryImportRequest {
+    /// Its name.
+    pub name: Name,
+    /// Absolute path of the directory.
+    pub path: String,
+}
+
+/// A line of the answer to an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ImportMessage {
+    /// How far it is.
+    Progress {
+        /// "reading", "building", "hashing", …
+        phase: String,
+        /// Entries so far.
+        entries: u64,
+        /// Bytes so far.
+        bytes: u64,
+    },
+    /// It is there.
+    Done {
+        /// The template.
+        template: Box<Template>,
+        /// What was left out, and why.
+        skipped: Vec<String>,
+        /// False when the same content was there already.
+        new: bool,
+    },
+    /// It failed; the last message.
+    Failed {
+        /// Why.
+        error: ErrorBody,
+    },
+}
+
+/// Take a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointRequest {
+    /// Name or id of the sandbox.
+    pub sandbox: String,
+    /// Its name; none: one is made up.
+    #[serde(default)]
+    pub name: Option<Name>,
+}
+
+/// Restore sandboxes from a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForkRequest {
+    /// How many; none: 1.
+    #[serde(default)]
+    pub count: Option<u32>,
+    /// Its name; with several, `-1`, `-2`, … are appended.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// How long each may live, in seconds; none: as the checkpoint's sandbox.
+    #[serde(default)]
+    pub ttl: Option<Lifetime>,
+}
+
+/// Stop a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopRequest {
+    /// Seconds its processes get to end before they are killed; none: 10. 0: kill at once.
+    #[serde(default)]
+    pub timeout: Option<u64>,
+}
