@@ -1,1 +1,120 @@
-//! one file a verb: create, checkpoint, fork, pause, remove, recover.
+//! The engine: one file a verb.
+//!
+//! ```text
+//!   verb ─► lock the sandbox ─► mark the transition (ledger) ─► act (host, store, vmm, guest)
+//!        ─► publish the new state (ledger, one transaction) ─► event
+//!   on failure: unwind by owner, settle the state, keep the cause and the rollback's own error
+//! ```
+//!
+//! - A verb runs in a task of its own: a client that goes away never cancels what must be cleaned up.
+//! - Nothing is acquired but through the ledger; nothing is released but by [`unwind`].
+//! - Recovery ([`verbs::recover`]) carries out `cowslip_ledger::plan` with the same functions.
+
+pub mod config;
+pub mod error;
+pub mod guest;
+pub mod live;
+mod lookup;
+mod names;
+pub mod parts;
+pub mod session;
+mod tasks;
+pub mod unwind;
+pub mod verbs;
+mod view;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cowslip_host::Site;
+use cowslip_ledger::EventRecord;
+use cowslip_model::SandboxId;
+use cowslip_store::Volumes;
+use tokio::sync::{Notify, OwnedMutexGuard, broadcast};
+
+pub use config::Config;
+pub use error::{EngineError, OpenError};
+pub use parts::Parts;
+pub use session::{ClientFrame, ServerFrame, Session};
+
+use crate::guest::Guests;
+use crate::live::LiveTable;
+use crate::parts::Monitors;
+
+/// Events that a slow subscriber may be behind before it is told that it missed some.
+const EVENT_BACKLOG: usize = 1024;
+
+/// The engine of one state directory.
+pub struct Engine {
+    config: Config,
+    site: Site,
+    volumes: Arc<dyn Volumes>,
+    monitors: Arc<dyn Monitors>,
+    guests: Arc<dyn Guests>,
+    live: LiveTable,
+    locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while unused layers are collected, and while templates are imported or removed.
+    collecting: tokio::sync::Mutex<()>,
+    events: broadcast::Sender<EventRecord>,
+    /// Rung when a TTL comes or goes.
+    ttl_changed: Notify,
+    notes: Vec<String>,
+    _lock: Option<cowslip_ledger::lock::StateLock>,
+}
+
+impl Engine {
+    /// The configuration it runs with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The ledger, the host and the layout.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Waits until no other verb works on this sandbox.
+    async fn lock(&self, id: SandboxId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            // Locks that only the table knows belong to sandboxes nobody works on.
+            locks.retain(|key, lock| *key == id || Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(id).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<EventRecord> {
+        self.events.subscribe()
+    }
+
+    /// Tells subscribers of an event that the ledger has.
+    fn announce(&self, event: EventRecord) {
+        tracing::info!(kind = event.kind, id = event.id, name = event.name, "event");
+        // No subscriber is no failure.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Runs a verb to its end whatever becomes of the caller.
+async fn to_the_end<T: Send + 'static>(
+    verb: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+) -> Result<T, EngineError> {
+    match tokio::spawn(verb).await {
+        Ok(result) => result,
+        Err(error) => Err(EngineError::Internal(format!("a task of the engine died: {error}"))),
+    }
+}
+
+/// Runs blocking work where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, EngineError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| EngineError::Internal(format!("a thread of the engine died: {error}")))
+}

@@ -1,0 +1,125 @@
+//! The configuration: `/etc/cowslip/config.toml`, or `cowslip/config.toml` below the user's
+//! configuration directory. Unknown keys are refused.
+
+use std::path::PathBuf;
+
+use cowslip_model::{ByteSize, Lifetime};
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Volumes.
+    pub storage: Storage,
+    /// Machines.
+    pub machine: Machine,
+    /// What a request leaves open.
+    pub defaults: Defaults,
+    /// Where things are; set by the command line, not by the file.
+    #[serde(skip)]
+    pub paths: Paths,
+}
+
+/// Volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// The backend; chosen once, at start.
+    pub backend: BackendChoice,
+}
+
+/// Which backend to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// The best that this host can do.
+    #[default]
+    Auto,
+    /// qcow2 overlays.
+    Qcow2,
+    /// Whole copies, by reflink where the file system can.
+    Copy,
+}
+
+/// Machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Machine {
+    /// The accelerator.
+    pub accelerator: AcceleratorChoice,
+    /// First of the uids that machines run under when the engine is root; each sandbox has its own.
+    pub uid_base: u32,
+    /// How many there are.
+    pub uid_count: u32,
+    /// The console log of a sandbox is cut to its newest half past this many bytes.
+    pub console_bound: ByteSize,
+    /// The log of a sandbox's main process is cut likewise.
+    pub log_bound: ByteSize,
+    /// Seconds a guest may take from its start until its agent answers.
+    pub boot_timeout: u64,
+    /// Seconds a restored guest may take until its agent answers.
+    pub restore_timeout: u64,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            accelerator: AcceleratorChoice::Auto,
+            uid_base: 2_000_000,
+            uid_count: 65_536,
+            console_bound: ByteSize::mib(1),
+            log_bound: ByteSize::mib(16),
+            boot_timeout: 180,
+            restore_timeout: 60,
+        }
+    }
+}
+
+/// Which accelerator to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AcceleratorChoice {
+    /// KVM where a guest really boots on it, else TCG.
+    #[default]
+    Auto,
+    /// KVM, or an error.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+/// What a request leaves open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Guest memory.
+    pub memory: ByteSize,
+    /// Name of the kernel; none: the one imported last.
+    pub kernel: Option<String>,
+    /// How long a sandbox may live, in seconds; none: as long as it likes.
+    pub ttl: Option<Lifetime>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { cpus: 1, memory: ByteSize::mib(256), kernel: None, ttl: None }
+    }
+}
+
+/// Where things are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// The state directory.
+    pub state: PathBuf,
+    /// The run directory.
+    pub run: PathBuf,
+    /// The agent's binary; none: beside this program, then `/usr/lib/cowslip`.
+    pub agent: Option<PathBuf>,
+    /// The QEMU program; none: from `PATH`.
+    pub qemu: Option<PathBuf>,
+    /// Where probes of this host are remembered.
+    pub cache: PathBuf,
+}

@@ -1,0 +1,274 @@
+//! What a verb reports: one line, the causes behind it, and the next step.
+
+use std::path::PathBuf;
+
+use cowslip_host::HostError;
+use cowslip_ledger::LedgerError;
+use cowslip_ledger::lock::LockError;
+use cowslip_model::api::{ErrorBody, ErrorCode};
+use cowslip_model::{Name, SandboxState};
+use cowslip_store::StoreError;
+use cowslip_vmm::VmmError;
+
+use crate::guest::GuestError;
+use crate::unwind::UnwindError;
+
+/// Why the engine did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state directory cannot be used.
+    #[error("use the state directory \"{path}\": {source}")]
+    StateDir {
+        /// It.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// It belongs to somebody else.
+    #[error("the state directory \"{path}\" belongs to user {owner}: choose another with --state-dir, or run as that user")]
+    ForeignStateDir {
+        /// It.
+        path: PathBuf,
+        /// Its owner's uid.
+        owner: u32,
+    },
+    /// Another engine has it.
+    #[error(transparent)]
+    Locked(#[from] LockError),
+    /// The ledger does not open.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The host layer does not open.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A value of the request.
+    #[error("{0}")]
+    Invalid(String),
+    /// No such object.
+    #[error("there is no {kind} \"{reference}\"")]
+    NotFound {
+        /// "sandbox", "template", …
+        kind: &'static str,
+        /// What was asked for.
+        reference: String,
+        /// Names like it.
+        near: Vec<String>,
+    },
+    /// The start of an id that several objects have.
+    #[error("\"{reference}\" is the start of several ids: {}", found.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        reference: String,
+        /// What begins like that.
+        found: Vec<String>,
+    },
+    /// The name is taken.
+    #[error("the name \"{name}\" is taken by another {kind}")]
+    Exists {
+        /// "sandbox", "template", …
+        kind: &'static str,
+        /// The name.
+        name: Name,
+    },
+    /// The state forbids it.
+    #[error("cannot {verb} sandbox \"{name}\": it is {state}")]
+    State {
+        /// The verb.
+        verb: &'static str,
+        /// The sandbox.
+        name: Name,
+        /// Its state.
+        state: SandboxState,
+        /// Why it failed, where it did.
+        reason: Option<String>,
+    },
+    /// Others depend on it.
+    #[error("{kind} \"{name}\" is in use by {}", users.join(", "))]
+    InUse {
+        /// "template", …
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Who uses it.
+        users: Vec<String>,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The command is not in the guest.
+    #[error("{0}")]
+    CommandNotFound(String),
+    /// The command cannot be run.
+    #[error("{0}")]
+    CommandNotExecutable(String),
+    /// Memory or disk is short.
+    #[error("{0}")]
+    NoSpace(String),
+    /// This host cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A verb failed, and so did the clean-up after it.
+    #[error("{cause}; and the clean-up failed too: {rollback}")]
+    Rollback {
+        /// The first failure.
+        #[source]
+        cause: Box<EngineError>,
+        /// What failed after it.
+        rollback: String,
+    },
+    /// An image could not be imported.
+    #[error("import the template \"{name}\"")]
+    Import {
+        /// Its name.
+        name: Name,
+        /// The cause.
+        source: cowslip_image::ImportError,
+    },
+    /// A kernel could not be imported.
+    #[error("import the kernel \"{name}\"")]
+    ImportKernel {
+        /// Its name.
+        name: Name,
+        /// The cause.
+        source: cowslip_guest::ImportError,
+    },
+    /// Volumes.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The monitor.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// The guest.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Something could not be released; it stays in the ledger.
+    #[error(transparent)]
+    Unwind(#[from] UnwindError),
+    /// A defect of cowslip.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl EngineError {
+    /// This failure, and what failed while cleaning up after it.
+    #[must_use]
+    pub fn and_rollback(self, outcome: Result<(), EngineError>) -> Self {
+        match outcome {
+            Ok(()) => self,
+            Err(rollback) => {
+                Self::Rollback { cause: Box::new(self), rollback: chain(&rollback).join(": ") }
+            }
+        }
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Invalid(_) | Self::Ambiguous { .. } | Self::Import { .. } => {
+                if self.disk_full() { ErrorCode::NoSpace } else { ErrorCode::Invalid }
+            }
+            Self::ImportKernel { .. } => ErrorCode::Invalid,
+            Self::NotFound { .. } => ErrorCode::NotFound,
+            Self::Exists { .. } => ErrorCode::Exists,
+            Self::State { .. } | Self::InUse { .. } => ErrorCode::Conflict,
+            Self::CommandNotFound(_) => ErrorCode::CommandNotFound,
+            Self::CommandNotExecutable(_) => ErrorCode::CommandNotExecutable,
+            Self::NoSpace(_) => ErrorCode::NoSpace,
+            Self::Unsupported(_) => ErrorCode::Unsupported,
+            Self::Rollback { cause, .. } => cause.code(),
+            Self::Guest(GuestError::TimedOut { .. }) | Self::Vmm(VmmError::TimedOut { .. }) => {
+                ErrorCode::TimedOut
+            }
+            Self::Store(StoreError::Size { .. }) => ErrorCode::Invalid,
+            Self::Vmm(VmmError::Unusable { .. } | VmmError::Incompatible { .. }) => {
+                ErrorCode::Unsupported
+            }
+            _ if self.disk_full() => ErrorCode::NoSpace,
+            _ => ErrorCode::Internal,
+        }
+    }
+
+    /// Whether a full disk is behind it.
+    fn disk_full(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<std::io::Error>()
+                && matches!(
+                    io.kind(),
+                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+                )
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
+    /// The next step.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { near, .. } if !near.is_empty() => {
+                let quoted: Vec<String> = near.iter().map(|name| format!("\"{name}\"")).collect();
+                Some(format!("did you mean {}?", quoted.join(" or ")))
+            }
+            Self::NotFound { kind, .. } => Some(match *kind {
+                "sandbox" => "see what there is with: cowslip ls".to_owned(),
+                kind => format!("see what there is with: cowslip {kind} ls"),
+            }),
+            Self::State { state: SandboxState::Failed, name, .. } => Some(format!(
+                "start it again with: cowslip start {name}, or remove it with: cowslip rm {name}"
+            )),
+            Self::State { state: SandboxState::Paused, name, .. } => {
+                Some(format!("resume it first with: cowslip resume {name}"))
+            }
+            Self::State { state: SandboxState::Stopped, name, .. } => {
+                Some(format!("start it first with: cowslip start {name}"))
+            }
+            Self::State { state: SandboxState::Running, name, verb, .. } if *verb == "remove" => {
+                Some(format!("stop it first, or use: cowslip rm --force {name}"))
+            }
+            Self::InUse { hint, .. } => Some((*hint).to_owned()),
+            Self::Exists { .. } => Some("choose another name, or remove that one".to_owned()),
+            Self::Rollback { cause, .. } => cause.hint(),
+            _ if self.disk_full() => {
+                Some("the disk is full: free some space; cowslip gc releases what nothing needs".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// The error as the API gives it.
+    #[must_use]
+    pub fn body(&self) -> ErrorBody {
+        let mut lines = chain(self);
+        let message = if lines.is_empty() { String::new() } else { lines.remove(0) };
+        ErrorBody { code: self.code(), message, causes: lines, hint: self.hint() }
+    }
+}
+
+/// An error and its causes, without those that only repeat what the one before said.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let line = error.to_string();
+        if lines.last().is_none_or(|last| !last.contains(&line)) {
+            lines.push(line);
+        }
+        next = error.source();
+    }
+    lines
+}
