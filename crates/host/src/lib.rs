@@ -11,6 +11,7 @@ pub mod clone;
 pub mod directory;
 pub mod error;
 pub mod file;
+pub mod head;
 pub mod layout;
 pub mod linux;
 pub mod mount;
@@ -29,6 +30,7 @@ use cowslip_ledger::{HandleRow, Held, Reservation};
 pub use directory::{Directory, DirectorySpec};
 pub use error::HostError;
 pub use file::{Content, File, FileSpec};
+pub use head::Head;
 pub use layout::Layout;
 pub use linux::LinuxHost;
 pub use mount::{Mount, MountSpec};
@@ -98,11 +100,24 @@ pub trait Host: Send + Sync + 'static {
     /// When it cannot be written.
     fn publish(&self, path: &Path, bytes: &[u8]) -> Result<(), HostError>;
 
+    /// Removes a file inside a directory that a handle holds; absent is fine.
+    ///
+    /// # Errors
+    /// When it is still there, and why.
+    fn remove_file(&self, path: &Path) -> Result<(), HostError>;
+
     /// Presses a file, or a directory's entries, onto the disk.
     ///
     /// # Errors
     /// When the disk refuses.
     fn sync(&self, path: &Path) -> Result<(), HostError>;
+
+    /// The first `limit` bytes of a plain file, and its length; none where there is nothing.
+    ///
+    /// # Errors
+    /// [`HostError::Foreign`] when something else than a plain file stands there, or when it cannot
+    /// be read.
+    fn head(&self, path: &Path, limit: usize) -> Result<Option<Head>, HostError>;
 
     /// Bytes that a file or a tree occupies on the disk; zero where there is none.
     ///

@@ -16,7 +16,7 @@ use crate::layout::Layout;
 use crate::mount::{self, Mount};
 use crate::process::{self, Launch, Process, ProcessSpec};
 use crate::socket::{self, Socket};
-use crate::{Host, publish, usage};
+use crate::{Head, Host, head, publish, usage};
 
 /// Linux, through system calls.
 #[derive(Debug, Clone)]
@@ -193,8 +193,20 @@ impl Host for LinuxHost {
         publish::publish(path, bytes)
     }
 
+    fn remove_file(&self, path: &Path) -> Result<(), HostError> {
+        self.own(path)?;
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(HostError::path("remove", path)),
+        }
+    }
+
     fn sync(&self, path: &Path) -> Result<(), HostError> {
         publish::sync(path)
+    }
+
+    fn head(&self, path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
+        head::head(path, limit)
     }
 
     fn usage(&self, path: &Path) -> Result<u64, HostError> {

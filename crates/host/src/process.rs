@@ -90,6 +90,12 @@ pub fn mark(instance: cowslip_model::InstanceId, sandbox: cowslip_model::Sandbox
     format!("cowslip-{instance}-{sandbox}")
 }
 
+/// Whether this process may act for other users.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// The kernel's id of the present boot.
 #[must_use]
 pub fn boot_id() -> String {

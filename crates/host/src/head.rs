@@ -1,0 +1,49 @@
+//! The beginning of a file, read without trusting what stands at the path.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::error::HostError;
+
+/// The beginning of a plain file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its first bytes.
+    pub bytes: Vec<u8>,
+    /// Length of the whole file, in bytes.
+    pub length: u64,
+}
+
+/// The first `limit` bytes (or all, where there are fewer) of the plain file at `path`; none where
+/// there is nothing. Follows no link and opens nothing that could block.
+///
+/// # Errors
+/// [`HostError::Foreign`] when it is no plain file; the failing system call's otherwise.
+pub fn head(path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
+    let foreign =
+        || HostError::Foreign { path: path.to_owned(), why: "it is not a plain file".to_owned() };
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        // A link, and a socket, respectively.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            return Err(foreign());
+        }
+        Err(error) => return Err(HostError::path("open", path)(error)),
+    };
+    let found = file.metadata().map_err(HostError::path("look at", path))?;
+    if !found.is_file() {
+        return Err(foreign());
+    }
+    let mut bytes = Vec::with_capacity(limit);
+    file.take(limit as u64).read_to_end(&mut bytes).map_err(HostError::path("read", path))?;
+    Ok(Some(Head { bytes, length: found.len() }))
+}
