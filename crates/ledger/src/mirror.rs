@@ -30,6 +30,9 @@ pub struct MirrorFile {
     pub handles: Vec<HandleRow>,
 }
 
+/// The mirror files that can be read, by sandbox, and the paths of those that cannot.
+pub type MirrorFiles = (Vec<(SandboxId, MirrorFile)>, Vec<PathBuf>);
+
 /// The directory of mirror files.
 #[derive(Debug)]
 pub struct Mirror {
@@ -93,7 +96,7 @@ impl Mirror {
     ///
     /// # Errors
     /// When the directory cannot be listed.
-    pub fn read_all(&self) -> Result<(Vec<(SandboxId, MirrorFile)>, Vec<PathBuf>), LedgerError> {
+    pub fn read_all(&self) -> Result<MirrorFiles, LedgerError> {
         let fail = |source| LedgerError::Mirror { path: self.dir.clone(), source };
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.dir).map_err(fail)? {

@@ -11,7 +11,14 @@
 //!
 //! [`Owner::Layer`]: cowslip_ledger::Owner::Layer
 
+mod copy;
+mod layer;
+pub mod qcow2;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use cowslip_host::{HostError, Site};
@@ -36,6 +43,15 @@ impl Backend {
             Self::Qcow2 => "qcow2",
             Self::Copy => "copy",
         }
+    }
+}
+
+/// The backend's implementation.
+#[must_use]
+pub fn open(backend: Backend) -> Arc<dyn Volumes> {
+    match backend {
+        Backend::Qcow2 => Arc::new(qcow2::Qcow2),
+        Backend::Copy => Arc::new(copy::Copy),
     }
 }
 
@@ -86,6 +102,18 @@ pub enum StoreError {
         sandbox: SandboxId,
         /// The monitor's error.
         message: String,
+    },
+    /// A volume without a single layer: there is nothing the guest could write to.
+    #[error("sandbox {sandbox} has no layer of its own: remove it")]
+    NoLayers {
+        /// The sandbox.
+        sandbox: SandboxId,
+    },
+    /// The engine is ending.
+    #[error("{operation}: the engine is ending")]
+    Stopped {
+        /// What was not done.
+        operation: &'static str,
     },
     /// The host layer failed.
     #[error(transparent)]
@@ -178,4 +206,3 @@ pub trait Volumes: Send + Sync + 'static {
         site.layout.layer(layer.id, layer.format)
     }
 }
-

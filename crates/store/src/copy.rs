@@ -1,0 +1,137 @@
+//! Backend `copy`: a layer is a whole raw disk, made by sharing extents (reflink) where the file
+//! system can, else by copying what is not a hole. Needs nothing of the host and works with every
+//! monitor; what it costs is time and space on file systems without reflink.
+//!
+//! ```text
+//!  image.ext4 ──clone──► A.raw (top of sandbox 1) ──clone while it stands still──► B.raw (frozen)
+//!                                                                 B.raw ──clone──► C.raw (a fork's top)
+//! ```
+
+use async_trait::async_trait;
+use cowslip_host::{Content, Site};
+use cowslip_ledger::LayerRecord;
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
+
+use crate::layer::{
+    blocking, check_template, check_whole, make_layer_file, not_smaller, sync_layer,
+};
+use crate::{Backend, FreezeStyle, LiveDisk, StoreError, Volumes};
+
+/// The backend.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copy;
+
+/// Makes `layer` as a copy of `source`, a layer of at most its size.
+fn clone_layer(site: &Site, layer: &LayerRecord, source: &LayerRecord) -> Result<(), StoreError> {
+    not_smaller(layer, source.size)?;
+    check_whole(site, source)?;
+    let path = site.layout.layer(source.id, source.format);
+    make_layer_file(
+        site,
+        layer,
+        Content::CloneOf {
+            source: &path,
+            size: layer.size.bytes(),
+        },
+    )
+}
+
+#[async_trait]
+impl Volumes for Copy {
+    fn backend(&self) -> Backend {
+        Backend::Copy
+    }
+
+    fn format(&self) -> DiskFormat {
+        DiskFormat::Raw
+    }
+
+    fn freeze_style(&self) -> FreezeStyle {
+        FreezeStyle::SetAside
+    }
+
+    async fn make_layer(
+        &self,
+        site: &Site,
+        layer: &LayerRecord,
+        below: Option<&LayerRecord>,
+    ) -> Result<(), StoreError> {
+        let (site, layer, parent) = (site.clone(), layer.clone(), below.cloned());
+        blocking("make a layer", move || {
+            if !layer.size.bytes().is_multiple_of(512) {
+                let why = "not a whole number of 512-byte sectors: round it up".to_owned();
+                return Err(StoreError::Size {
+                    size: layer.size,
+                    why,
+                });
+            }
+            if let Some(parent) = &parent {
+                return clone_layer(&site, &layer, parent);
+            }
+            let template = check_template(&site, layer.template)?;
+            not_smaller(&layer, template.size)?;
+            let path = site.layout.template_image(template.id);
+            make_layer_file(
+                &site,
+                &layer,
+                Content::CloneOf {
+                    source: &path,
+                    size: layer.size.bytes(),
+                },
+            )
+        })
+        .await
+    }
+
+    /// Only the last layer is opened; those it was copied from may be gone.
+    async fn activate(
+        &self,
+        site: &Site,
+        owner: SandboxId,
+        layers: &[LayerRecord],
+    ) -> Result<DiskChain, StoreError> {
+        let (site, top) = (site.clone(), layers.last().cloned());
+        blocking("activate a volume", move || {
+            let top = top.ok_or(StoreError::NoLayers { sandbox: owner })?;
+            let path = site.layout.layer(top.id, top.format);
+            if top.format != DiskFormat::Raw {
+                let why = "is not a raw layer: it was made by another backend".to_owned();
+                return Err(StoreError::Layer {
+                    layer: top.id,
+                    path,
+                    why,
+                });
+            }
+            check_whole(&site, &top)?;
+            let size = top.size.bytes();
+            Ok(DiskChain {
+                frozen: Vec::new(),
+                top: DiskLayer {
+                    path,
+                    format: top.format,
+                },
+                size,
+            })
+        })
+        .await
+    }
+
+    async fn freeze(
+        &self,
+        site: &Site,
+        top: &LayerRecord,
+        other: &LayerRecord,
+        _disk: &dyn LiveDisk,
+    ) -> Result<(), StoreError> {
+        let (site, top, other) = (site.clone(), top.clone(), other.clone());
+        blocking("freeze a volume", move || clone_layer(&site, &other, &top)).await
+    }
+
+    async fn sync(&self, site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
+        sync_layer(site, layer).await
+    }
+
+    fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError> {
+        Ok(site.host.usage(&self.path(site, layer))?)
+    }
+}

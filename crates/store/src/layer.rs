@@ -1,0 +1,117 @@
+//! What the backends share: the file of a layer, and the checks of what it is made from.
+
+use std::path::Path;
+
+use cowslip_host::{Content, File, FileSpec, HostError, Site};
+use cowslip_ledger::{LayerRecord, Owner, TemplateRecord};
+use cowslip_model::{ByteSize, TemplateId};
+
+use crate::StoreError;
+
+/// Only the engine opens layers; a monitor gets them as descriptors.
+const MODE: u32 = 0o600;
+
+/// Runs file work where blocking is allowed. The work runs to its end even if the caller goes away,
+/// so a file is never left without its identity recorded.
+pub(crate) async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(StoreError::Stopped { operation }),
+        },
+    }
+}
+
+/// Makes the layer's file as a handle of the layer.
+pub(crate) fn make_layer_file(
+    site: &Site,
+    layer: &LayerRecord,
+    content: Content<'_>,
+) -> Result<(), StoreError> {
+    let path = site.layout.layer(layer.id, layer.format);
+    let slot =
+        site.ledger
+            .reserve::<File>(Owner::Layer(layer.id), FileSpec { path, mode: MODE }, &[])?;
+    site.host.make_file(slot, content)?.settle();
+    Ok(())
+}
+
+/// The template's record, once its image was found to be there with the recorded size. Its content
+/// was verified when it was imported, and nothing writes it after that.
+pub(crate) fn check_template(site: &Site, id: TemplateId) -> Result<TemplateRecord, StoreError> {
+    let path = site.layout.template_image(id);
+    let damaged = |why: String| StoreError::Template {
+        template: id,
+        path: path.clone(),
+        why,
+    };
+    let record = site
+        .ledger
+        .read(|tx| tx.template(id))?
+        .ok_or_else(|| damaged("is not in the ledger".to_owned()))?;
+    match length_of(site, &path)? {
+        Ok(length) if length == record.size.bytes() => Ok(record),
+        Ok(length) => Err(damaged(format!(
+            "has {length} bytes, the ledger says {}",
+            record.size.bytes()
+        ))),
+        Err(why) => Err(damaged(why.to_owned())),
+    }
+}
+
+/// Checks that a whole-disk layer is there with the recorded size.
+pub(crate) fn check_whole(site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
+    let path = site.layout.layer(layer.id, layer.format);
+    let damaged = |why: String| StoreError::Layer {
+        layer: layer.id,
+        path: path.clone(),
+        why,
+    };
+    match length_of(site, &path)? {
+        Ok(length) if length == layer.size.bytes() => Ok(()),
+        Ok(length) => Err(damaged(format!(
+            "has {length} bytes, the ledger says {}",
+            layer.size.bytes()
+        ))),
+        Err(why) => Err(damaged(why.to_owned())),
+    }
+}
+
+/// The length of a plain file, or why it is none.
+fn length_of(site: &Site, path: &Path) -> Result<Result<u64, &'static str>, StoreError> {
+    match site.host.head(path, 0) {
+        Ok(Some(head)) => Ok(Ok(head.length)),
+        Ok(None) => Ok(Err("is gone")),
+        Err(HostError::Foreign { .. }) => Ok(Err("is not a plain file")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A layer is never smaller than what it stands over.
+pub(crate) fn not_smaller(layer: &LayerRecord, below: ByteSize) -> Result<(), StoreError> {
+    if layer.size >= below {
+        return Ok(());
+    }
+    Err(StoreError::Size {
+        size: layer.size,
+        why: format!("smaller than what it stands over: give it at least {below}"),
+    })
+}
+
+/// Presses a layer and its name onto the disk.
+pub(crate) async fn sync_layer(site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
+    let site = site.clone();
+    let path = site.layout.layer(layer.id, layer.format);
+    blocking("sync a layer", move || {
+        site.host.sync(&path)?;
+        if let Some(dir) = path.parent() {
+            site.host.sync(dir)?;
+        }
+        Ok(())
+    })
+    .await
+}
