@@ -446,6 +446,12 @@ pub enum ServerMessage {
         /// Its id in the guest.
         process: ProcessId,
     },
+    /// So many bytes of standard input went on to the guest. A client that keeps at most 256 KiB
+    /// beyond this in flight never has a signal wait behind input that the process does not read.
+    StdinTaken {
+        /// Bytes since the session began.
+        bytes: u64,
+    },
     /// The process has ended; all its output was sent before.
     Exited {
         /// The exit code as a shell would give it: 128 + N for signal N.
