@@ -28,9 +28,6 @@ mod spool;
 mod tar;
 mod tree;
 
-#[cfg(test)]
-mod test_utils;
-
 pub use digest::{Digest, ParseDigestError, VerifyError, digest_file, verify_image};
 pub use error::{ImportError, Refusal};
 pub use ext4::{ReadSuperblockError, Superblock, read_superblock};

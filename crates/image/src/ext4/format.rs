@@ -42,31 +42,33 @@ pub(crate) fn format(
     plan: &Plan<'_>,
     sizing: &Sizing,
 ) -> Result<File, ImportError> {
-    let too_large = || ImportError::TooLarge("the file system would exceed 16 TiB");
     let config = work_dir.join("mke2fs.conf");
     std::fs::write(&config, CONFIG).map_err(|e| ImportError::write("write", &config, e))?;
-    let mut geometry = Geometry::for_content(plan.needs(), sizing)?;
     let uuid = plan.uuid();
-    // The estimate counts all that mke2fs lays out. Should a version of it lay out more, its own
+    let mut extra = 0;
+    // The computed size counts all that mke2fs lays out. Should a version of it lay out more, its own
     // numbers say by how much.
     for _ in 0..3 {
+        let geometry = Geometry::for_content(plan.needs(), sizing, extra)?;
         let file = make(image, label, &config, &geometry, &uuid)?;
         let superblock = RawSuperblock::read(&file)
             .map_err(|e| ImportError::write("read back", image, e))?
             .parse()
             .map_err(ImportError::Layout)?;
-        let deficit = geometry.must_be_free.saturating_sub(superblock.free_blocks);
+        if superblock.blocks != geometry.blocks {
+            return Err(ImportError::Layout("another size than asked for"));
+        }
         if u64::from(superblock.inodes) < geometry.inodes {
             return Err(ImportError::Layout("fewer inodes than asked for"));
         }
-        if deficit == 0 {
-            return Ok(file);
+        match geometry.must_be_free.checked_sub(superblock.free_blocks) {
+            None | Some(0) => return Ok(file),
+            Some(deficit) => extra += deficit,
         }
         tracing::debug!(
-            deficit,
+            extra,
             "mke2fs left less room than computed, formatting again"
         );
-        geometry = geometry.enlarge(deficit).ok_or_else(too_large)?;
     }
     Err(ImportError::Layout(
         "its metadata takes more room than it can",
@@ -105,7 +107,10 @@ fn make(
         .args(["-J", &format!("size={}", geometry.journal_mib)])
         .args([
             "-E",
-            &format!("resize={},hash_seed={uuid}", geometry.growable),
+            &format!(
+                "resize={},hash_seed={uuid},lazy_journal_init=1",
+                geometry.growable
+            ),
         ])
         .arg(image)
         .arg(geometry.blocks.to_string())
@@ -118,7 +123,8 @@ fn make(
     })?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        let tail: Vec<&str> = text.lines().rev().take(3).collect();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let tail: Vec<&str> = lines.rev().take(3).collect();
         return Err(ImportError::Mke2fs {
             status: output.status,
             stderr: tail.into_iter().rev().collect::<Vec<_>>().join("; "),

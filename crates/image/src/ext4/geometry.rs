@@ -43,13 +43,18 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// The smallest file system that has room for the content and the asked-for slack.
-    pub(super) fn for_content(needs: &Needs, sizing: &Sizing) -> Result<Self, ImportError> {
+    /// The smallest file system that has room for the content and the asked-for slack, and `extra`
+    /// blocks of metadata more than are known here.
+    pub(super) fn for_content(
+        needs: &Needs,
+        sizing: &Sizing,
+        extra: u64,
+    ) -> Result<Self, ImportError> {
         let too_large = ImportError::TooLarge("the file system would exceed 16 TiB");
-        Self::compute(needs, sizing).ok_or(too_large)
+        Self::compute(needs, sizing, extra).ok_or(too_large)
     }
 
-    fn compute(needs: &Needs, sizing: &Sizing) -> Option<Self> {
+    fn compute(needs: &Needs, sizing: &Sizing, extra: u64) -> Option<Self> {
         // A gap at the end of a group can split a file once more than planned.
         let splits = needs.blocks / BLOCKS_PER_GROUP + 16;
         let must_be_free = needs
@@ -65,36 +70,42 @@ impl Geometry {
         } else {
             16
         };
-        let mut blocks = sizing
-            .min_bytes
-            .div_ceil(BLOCK_U64)
-            .max(inodes.div_ceil(MAX_INODES_PER_GROUP).checked_sub(1)? * BLOCKS_PER_GROUP + 1);
+        let journal = (journal_mib << 20) / BLOCK_U64;
+        let mut blocks = sizing.min_bytes.div_ceil(BLOCK_U64).max(1);
         // Metadata grows with the size, which grows with the metadata: a few rounds settle it.
         loop {
             if blocks > u64::from(u32::MAX) - BLOCKS_PER_GROUP {
                 return None;
             }
             let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
-            let per_group = inodes
+            let inodes_per_group = inodes
                 .div_ceil(groups)
                 .next_multiple_of(INODES_PER_BLOCK)
                 .max(MIN_INODES_PER_GROUP);
-            if per_group > MAX_INODES_PER_GROUP {
+            if inodes_per_group > MAX_INODES_PER_GROUP {
                 blocks = groups * BLOCKS_PER_GROUP + 1;
                 continue;
             }
             let growable = GROWABLE_BLOCKS.max(blocks + 1);
-            let descriptor_blocks = growable.div_ceil(BLOCKS_PER_GROUP).div_ceil(64) + 1;
-            let backups = (0..groups).filter(|group| has_superblock(*group)).count() as u64;
-            let overhead = groups * (2 + per_group / INODES_PER_BLOCK)
-                + backups * (1 + descriptor_blocks)
-                + journal_mib * (1 << 20) / BLOCK_U64
-                + 64;
-            let wanted = must_be_free.checked_add(overhead)?;
+            let descriptors = growable.div_ceil(BLOCKS_PER_GROUP).div_ceil(64) + 1;
+            let each_group = 2 + inodes_per_group / INODES_PER_BLOCK;
+            // mke2fs leaves out a last group that has hardly room for its own metadata.
+            let last = each_group + 1 + descriptors + 64;
+            let end = blocks % BLOCKS_PER_GROUP;
+            if end != 0 && end < last {
+                blocks += last - end;
+                continue;
+            }
+            let copies = (0..groups).filter(|g| has_superblock(*g)).count() as u64;
+            let overhead = groups * each_group + copies * (1 + descriptors) + 64 + extra;
+            // It also wants a journal to take no more than half of what is free.
+            let wanted = overhead
+                .checked_add(journal)?
+                .checked_add(must_be_free.max(journal))?;
             if wanted <= blocks {
                 return Some(Self {
                     blocks,
-                    inodes: per_group * groups,
+                    inodes: inodes_per_group * groups,
                     journal_mib,
                     growable,
                     must_be_free,
@@ -102,19 +113,6 @@ impl Geometry {
             }
             blocks = wanted;
         }
-    }
-
-    /// The same with more blocks: what `mke2fs` left free was too little by `deficit` blocks.
-    pub(super) fn enlarge(self, deficit: u64) -> Option<Self> {
-        let blocks = self.blocks.checked_add(deficit)?.checked_add(256)?;
-        let before = self.blocks.div_ceil(BLOCKS_PER_GROUP);
-        let after = blocks.div_ceil(BLOCKS_PER_GROUP);
-        Some(Self {
-            blocks,
-            inodes: self.inodes / before * after,
-            growable: self.growable.max(blocks + 1),
-            ..self
-        })
     }
 }
 
@@ -153,7 +151,7 @@ mod tests {
             ..Sizing::default()
         };
         assert_eq!(
-            Geometry::for_content(&needs, &sizing).unwrap().blocks,
+            Geometry::for_content(&needs, &sizing, 0).unwrap().blocks,
             262_144
         );
         for sizing in [
@@ -170,13 +168,13 @@ mod tests {
                 ..Sizing::default()
             },
         ] {
-            assert!(Geometry::for_content(&needs, &sizing).is_err());
+            assert!(Geometry::for_content(&needs, &sizing, 0).is_err());
         }
         let needs = Needs {
             blocks: u64::MAX,
             inodes: 1,
         };
-        assert!(Geometry::for_content(&needs, &Sizing::default()).is_err());
+        assert!(Geometry::for_content(&needs, &Sizing::default(), 0).is_err());
     }
 
     proptest! {
@@ -187,7 +185,7 @@ mod tests {
         ) {
             let needs = Needs { blocks, inodes };
             let sizing = Sizing { free_bytes: free, ..Sizing::default() };
-            let geometry = Geometry::for_content(&needs, &sizing).unwrap();
+            let geometry = Geometry::for_content(&needs, &sizing, 0).unwrap();
             prop_assert!(geometry.must_be_free * BLOCK_U64 >= blocks * BLOCK_U64 + free);
             prop_assert!(geometry.blocks > geometry.must_be_free);
             prop_assert!(geometry.inodes >= inodes + sizing.free_inodes);

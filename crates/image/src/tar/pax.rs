@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn records_that_matter() {
         let mut pax = Pax::default();
-        pax.merge(b"12 path=a\nb\n20 mtime=-1.5000000\n30 SCHILY.xattr.user.note=a=b\n9 foo=1\n")
+        pax.merge(b"12 path=a\nb\n20 mtime=-1.5000000\n30 SCHILY.xattr.user.note=a=b\n8 foo=1\n")
             .unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a\nb"[..]));
         assert_eq!(

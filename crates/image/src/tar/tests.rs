@@ -1,1 +1,187 @@
+//! The reader on its own: no image is made here.
 
+use std::io::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::job::{Cancel, Limits, NoProgress};
+
+fn read_bytes(bytes: &[u8], limits: Limits) -> Result<Tree, ImportError> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tree = Tree::new(limits);
+    let mut spool = Spool::create(dir.path()).unwrap();
+    let cancel = Cancel::default();
+    let watch = Watch {
+        progress: &NoProgress,
+        cancel: &cancel,
+    };
+    read(bytes, &mut tree, &mut spool, watch, &mut Vec::new()).map(|()| tree)
+}
+
+fn archive() -> Vec<u8> {
+    let mut builder = ::tar::Builder::new(Vec::new());
+    let mut header = ::tar::Header::new_gnu();
+    header.set_size(5000);
+    header.set_mode(0o644);
+    builder
+        .append_data(&mut header, "dir/file", &[b'x'; 5000][..])
+        .unwrap();
+    let long = "long/".repeat(30) + "name";
+    header.set_size(3);
+    builder.append_data(&mut header, long, &b"abc"[..]).unwrap();
+    builder
+        .append_pax_extensions([("mtime", &b"1.5"[..]), ("SCHILY.xattr.user.a", b"b")])
+        .unwrap();
+    builder
+        .append_data(&mut header, "pax", &b"abc"[..])
+        .unwrap();
+    builder.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+// covers the "a tar that is truncated"
+#[test]
+fn every_prefix_of_an_archive_is_an_error() {
+    let whole = archive();
+    // One of the two zero blocks is the end marker, the other is padding.
+    let end = whole.len() - 1024;
+    for length in 0..end {
+        let error = read_bytes(&whole[..length], Limits::default()).unwrap_err();
+        match length {
+            0..512 => assert!(
+                matches!(error, ImportError::NotATar(_)),
+                "{length}: {error}"
+            ),
+            _ => assert!(
+                matches!(error, ImportError::Truncated(_)),
+                "{length}: {error}"
+            ),
+        }
+    }
+    for length in [end + 512, end + 700, whole.len()] {
+        read_bytes(&whole[..length], Limits::default()).unwrap();
+    }
+}
+
+#[test]
+fn every_prefix_of_a_compressed_archive_is_an_error() {
+    let whole = archive();
+    for compressed in [gzip(&whole), zstd::encode_all(&whole[..], 1).unwrap()] {
+        read_bytes(&compressed, Limits::default()).unwrap();
+        for length in 0..compressed.len() {
+            let result = read_bytes(&compressed[..length], Limits::default());
+            assert!(result.is_err(), "{length} of {}", compressed.len());
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_archive_is_an_error() {
+    let mut joined = archive();
+    joined.extend(archive());
+    let error = read_bytes(&joined, Limits::default()).unwrap_err();
+    assert!(matches!(error, ImportError::TrailingData), "{error}");
+    let mut gzipped = gzip(&archive());
+    gzipped.extend(b"garbage");
+    assert!(read_bytes(&gzipped, Limits::default()).is_err());
+    let mut padded = archive();
+    padded.extend([0; 20 * 512]);
+    read_bytes(&padded, Limits::default()).unwrap();
+}
+
+#[test]
+fn what_is_no_tar_is_told_what_it_is() {
+    let message = |bytes: &[u8]| match read_bytes(bytes, Limits::default()) {
+        Err(error @ ImportError::NotATar(_)) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(message(b"").contains("empty"));
+    assert!(message(&[b'a'; 4096]).contains("no tar header"));
+    assert!(message(b"\xfd7zXZ\0......").contains("xz -dc"));
+    assert!(message(b"BZh9......").contains("bzip2 -dc"));
+    assert!(message(&gzip(b"hello")).contains("shorter"));
+}
+
+#[test]
+fn bombs_stop_at_the_limits() {
+    let limits = Limits {
+        max_bytes: 1 << 20,
+        max_entries: 10,
+        ..Limits::default()
+    };
+    let mut builder = ::tar::Builder::new(Vec::new());
+    let mut header = ::tar::Header::new_gnu();
+    header.set_size(64 << 20);
+    let zeros = std::io::repeat(0).take(64 << 20);
+    builder.append_data(&mut header, "zeros", zeros).unwrap();
+    let error = read_bytes(&gzip(&builder.into_inner().unwrap()), limits).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ImportError::Limit {
+                limit: 0x10_0000,
+                ..
+            }
+        ),
+        "{error}"
+    );
+
+    // A header that claims much and brings nothing is stopped before anything is reserved.
+    for kind in *b"xgLK" {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_entry_type(::tar::EntryType::new(kind));
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let error = read_bytes(header.as_bytes(), limits).unwrap_err();
+        assert!(matches!(error, ImportError::Corrupt { .. }), "{error}");
+    }
+
+    let mut builder = ::tar::Builder::new(Vec::new());
+    for index in 0..11 {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_size(0);
+        builder
+            .append_data(&mut header, index.to_string(), &b""[..])
+            .unwrap();
+    }
+    let error = read_bytes(&builder.into_inner().unwrap(), limits).unwrap_err();
+    assert!(error.to_string().contains("10 entries"), "{error}");
+
+    let padding = gzip(&vec![0; 128 << 20]);
+    let error = read_bytes(&padding, limits).unwrap_err();
+    assert!(error.to_string().contains("decompressed"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_damage_makes_it_panic(
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        mend in any::<bool>(),
+    ) {
+        let mut bytes = archive();
+        for (place, value) in damage {
+            let at = place.index(bytes.len());
+            bytes[at] = value;
+        }
+        if mend {
+            // With right checksums the damage reaches the fields.
+            for at in (0..bytes.len()).step_by(512) {
+                let mut header = ::tar::Header::from_byte_slice(&bytes[at..at + 512]).clone();
+                if header.as_ustar().is_some() || header.as_gnu().is_some() {
+                    header.set_cksum();
+                    bytes[at..at + 512].copy_from_slice(header.as_bytes());
+                }
+            }
+        }
+        let limits = Limits { max_bytes: 1 << 20, ..Limits::default() };
+        let _ = read_bytes(&bytes, limits);
+    }
+}

@@ -1,0 +1,9 @@
+//! Whole imports, read back with e2fsprogs' own programs.
+
+// Helpers of tests may fail as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod directory;
+mod layout;
+mod support;
+mod tar;
