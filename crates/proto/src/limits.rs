@@ -28,11 +28,11 @@ pub const MAX_PROCESS_ID: usize = 64;
 /// Bytes of entropy that one message may bring.
 pub const MAX_ENTROPY_BYTES: usize = 512;
 
-/// Is this a process id that the agent takes: 1 to [`MAX_PROCESS_ID`] of `[A-Za-z0-9_.-]`?
+/// Is this a process id that the agent takes: 1 to [`MAX_PROCESS_ID`] of `[A-Za-z0-9_-]`?
 #[must_use]
 pub fn is_process_id(id: &str) -> bool {
     (1..=MAX_PROCESS_ID).contains(&id.len())
         && id
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
