@@ -105,7 +105,12 @@ pub struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { cpus: 1, memory: ByteSize::mib(256), kernel: None, ttl: None }
+        Self {
+            cpus: 1,
+            memory: ByteSize::mib(256),
+            kernel: None,
+            ttl: None,
+        }
     }
 }
 

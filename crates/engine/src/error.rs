@@ -25,7 +25,9 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// It belongs to somebody else.
-    #[error("the state directory \"{path}\" belongs to user {owner}: choose another with --state-dir, or run as that user")]
+    #[error(
+        "the state directory \"{path}\" belongs to user {owner}: choose another with --state-dir, or run as that user"
+    )]
     ForeignStateDir {
         /// It.
         path: PathBuf,
@@ -165,9 +167,10 @@ impl EngineError {
     pub fn and_rollback(self, outcome: Result<(), EngineError>) -> Self {
         match outcome {
             Ok(()) => self,
-            Err(rollback) => {
-                Self::Rollback { cause: Box::new(self), rollback: chain(&rollback).join(": ") }
-            }
+            Err(rollback) => Self::Rollback {
+                cause: Box::new(self),
+                rollback: chain(&rollback).join(": "),
+            },
         }
     }
 
@@ -176,7 +179,11 @@ impl EngineError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Invalid(_) | Self::Ambiguous { .. } | Self::Import { .. } => {
-                if self.disk_full() { ErrorCode::NoSpace } else { ErrorCode::Invalid }
+                if self.disk_full() {
+                    ErrorCode::NoSpace
+                } else {
+                    ErrorCode::Invalid
+                }
             }
             Self::ImportKernel { .. } => ErrorCode::Invalid,
             Self::NotFound { .. } => ErrorCode::NotFound,
@@ -228,24 +235,38 @@ impl EngineError {
                 "sandbox" => "see what there is with: cowslip ls".to_owned(),
                 kind => format!("see what there is with: cowslip {kind} ls"),
             }),
-            Self::State { state: SandboxState::Failed, name, .. } => Some(format!(
+            Self::State {
+                state: SandboxState::Failed,
+                name,
+                ..
+            } => Some(format!(
                 "start it again with: cowslip start {name}, or remove it with: cowslip rm {name}"
             )),
-            Self::State { state: SandboxState::Paused, name, .. } => {
-                Some(format!("resume it first with: cowslip resume {name}"))
-            }
-            Self::State { state: SandboxState::Stopped, name, .. } => {
-                Some(format!("start it first with: cowslip start {name}"))
-            }
-            Self::State { state: SandboxState::Running, name, verb, .. } if *verb == "remove" => {
+            Self::State {
+                state: SandboxState::Paused,
+                name,
+                ..
+            } => Some(format!("resume it first with: cowslip resume {name}")),
+            Self::State {
+                state: SandboxState::Stopped,
+                name,
+                ..
+            } => Some(format!("start it first with: cowslip start {name}")),
+            Self::State {
+                state: SandboxState::Running,
+                name,
+                verb,
+                ..
+            } if *verb == "remove" => {
                 Some(format!("stop it first, or use: cowslip rm --force {name}"))
             }
             Self::InUse { hint, .. } => Some((*hint).to_owned()),
             Self::Exists { .. } => Some("choose another name, or remove that one".to_owned()),
             Self::Rollback { cause, .. } => cause.hint(),
-            _ if self.disk_full() => {
-                Some("the disk is full: free some space; cowslip gc releases what nothing needs".to_owned())
-            }
+            _ if self.disk_full() => Some(
+                "the disk is full: free some space; cowslip gc releases what nothing needs"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -254,8 +275,17 @@ impl EngineError {
     #[must_use]
     pub fn body(&self) -> ErrorBody {
         let mut lines = chain(self);
-        let message = if lines.is_empty() { String::new() } else { lines.remove(0) };
-        ErrorBody { code: self.code(), message, causes: lines, hint: self.hint() }
+        let message = if lines.is_empty() {
+            String::new()
+        } else {
+            lines.remove(0)
+        };
+        ErrorBody {
+            code: self.code(),
+            message,
+            causes: lines,
+            hint: self.hint(),
+        }
     }
 }
 

@@ -160,7 +160,11 @@ struct AgentGuest {
 impl AgentGuest {
     fn failed(&self, operation: &'static str) -> impl FnOnce(CallError) -> GuestError {
         let sandbox = self.sandbox;
-        move |source| GuestError::Call { operation, sandbox, source }
+        move |source| GuestError::Call {
+            operation,
+            sandbox,
+            source,
+        }
     }
 }
 
@@ -176,7 +180,9 @@ impl Guests for AgentGuests {
             let channel = machine.agent().await?;
             let connected = match channel {
                 AgentChannel::Serial(stream) => AgentClient::connect_serial(stream, within).await,
-                AgentChannel::Connection(stream) => AgentClient::connect_stream(stream, within).await,
+                AgentChannel::Connection(stream) => {
+                    AgentClient::connect_stream(stream, within).await
+                }
             };
             connected.map_err(|source| GuestError::Connect { sandbox, source })
         };
@@ -188,15 +194,22 @@ impl Guests for AgentGuests {
             }
         };
         let boot_times = times_of(&hello);
-        Ok(Arc::new(AgentGuest { sandbox, client, boot_times }))
+        Ok(Arc::new(AgentGuest {
+            sandbox,
+            client,
+            boot_times,
+        }))
     }
 }
 
+/// The agent's first phase is the kernel's own time; its last one ends when it is ready.
 fn times_of(hello: &cowslip_proto::pb::HelloReply) -> BootTimes {
-    hello.boot.as_ref().map_or_else(BootTimes::default, |boot| BootTimes {
-        kernel_us: boot.agent_us,
-        agent_us: boot.ready_us,
-    })
+    let micros =
+        |phase: Option<&cowslip_proto::pb::BootPhase>| phase.map_or(0, |p| p.ended_ns / 1000);
+    BootTimes {
+        kernel_us: micros(hello.boot_phases.first()),
+        agent_us: micros(hello.boot_phases.last()),
+    }
 }
 
 #[async_trait]
@@ -247,7 +260,11 @@ impl Guest for AgentGuest {
     }
 
     async fn shutdown(&self, grace: Duration) -> Result<(), GuestError> {
-        self.client.shutdown(grace).await.map(drop).map_err(self.failed("shut down"))
+        self.client
+            .shutdown(grace)
+            .await
+            .map(drop)
+            .map_err(self.failed("shut down"))
     }
 
     fn is_closed(&self) -> bool {

@@ -15,6 +15,7 @@ pub mod error;
 pub mod guest;
 pub mod live;
 mod lookup;
+mod monitors;
 mod names;
 pub mod parts;
 pub mod session;
@@ -23,12 +24,14 @@ pub mod unwind;
 pub mod verbs;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cowslip_host::Site;
-use cowslip_ledger::EventRecord;
+use cowslip_ledger::{EventRecord, Owner};
 use cowslip_model::SandboxId;
+use cowslip_model::api::Event;
 use cowslip_store::Volumes;
 use tokio::sync::{Notify, OwnedMutexGuard, broadcast};
 
@@ -55,7 +58,11 @@ pub struct Engine {
     locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,
-    events: broadcast::Sender<EventRecord>,
+    events: broadcast::Sender<Event>,
+    /// Owners of handles that are being made and have no record yet.
+    making: Mutex<BTreeSet<Owner>>,
+    /// Kernels whose initramfs was found to hold this program's agent.
+    refreshed: Mutex<HashSet<PathBuf>>,
     /// Rung when a TTL comes or goes.
     ttl_changed: Notify,
     notes: Vec<String>,
@@ -88,7 +95,7 @@ impl Engine {
 
     /// Events from now on.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<EventRecord> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 
@@ -96,7 +103,7 @@ impl Engine {
     fn announce(&self, event: EventRecord) {
         tracing::info!(kind = event.kind, id = event.id, name = event.name, "event");
         // No subscriber is no failure.
-        let _ = self.events.send(event);
+        let _ = self.events.send(view::event(event));
     }
 }
 
@@ -106,7 +113,9 @@ async fn to_the_end<T: Send + 'static>(
 ) -> Result<T, EngineError> {
     match tokio::spawn(verb).await {
         Ok(result) => result,
-        Err(error) => Err(EngineError::Internal(format!("a task of the engine died: {error}"))),
+        Err(error) => Err(EngineError::Internal(format!(
+            "a task of the engine died: {error}"
+        ))),
     }
 }
 

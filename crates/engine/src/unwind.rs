@@ -26,12 +26,18 @@ pub fn unwind(site: &Site, owner: Owner) -> Result<(), UnwindError> {
     let rows = site
         .ledger
         .read(|tx| tx.handles_of(owner))
-        .map_err(|error: LedgerError| UnwindError { owner, failures: vec![error.to_string()] })?;
+        .map_err(|error: LedgerError| UnwindError {
+            owner,
+            failures: vec![error.to_string()],
+        })?;
     let mut needed: HashSet<HandleId> = HashSet::new();
     let mut failures = Vec::new();
     for row in rows.iter().rev() {
         let outcome = if needed.contains(&row.id) {
-            Err(format!("{} is needed by what could not be released", row.describe()))
+            Err(format!(
+                "{} is needed by what could not be released",
+                row.describe()
+            ))
         } else {
             release(site, row)
         };
@@ -40,11 +46,17 @@ pub fn unwind(site: &Site, owner: Owner) -> Result<(), UnwindError> {
             failures.push(failure);
         }
     }
-    if failures.is_empty() { Ok(()) } else { Err(UnwindError { owner, failures }) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(UnwindError { owner, failures })
+    }
 }
 
 /// Releases one handle and forgets it (R48).
 pub(crate) fn release(site: &Site, row: &HandleRow) -> Result<(), String> {
-    site.host.release(row).map_err(|error| crate::error::chain(&error).join(": "))?;
+    site.host
+        .release(row)
+        .map_err(|error| crate::error::chain(&error).join(": "))?;
     site.ledger.forget(row).map_err(|error| error.to_string())
 }

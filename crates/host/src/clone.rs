@@ -15,7 +15,14 @@ pub fn clone_contents(from: &File, to: &File, length: u64) -> io::Result<()> {
     match ioctl_ficlone(to, from) {
         Ok(()) => return Ok(()),
         // Not this file system, not across these two, or not this kind of file.
-        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
+        Err(
+            Errno::OPNOTSUPP
+            | Errno::XDEV
+            | Errno::INVAL
+            | Errno::NOTTY
+            | Errno::NOSYS
+            | Errno::PERM,
+        ) => {}
         Err(error) => return Err(error.into()),
     }
     to.set_len(length)?;
@@ -82,7 +89,13 @@ mod tests {
         let to = File::create_new(dir.path().join("to")).unwrap();
         clone_contents(&from, &to, length).unwrap();
         assert_eq!(to.metadata().unwrap().len(), length);
-        assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20, "the holes were filled");
-        assert!(std::fs::read(dir.path().join("from")).unwrap() == std::fs::read(dir.path().join("to")).unwrap());
+        assert!(
+            to.metadata().unwrap().blocks() * 512 < 1 << 20,
+            "the holes were filled"
+        );
+        assert!(
+            std::fs::read(dir.path().join("from")).unwrap()
+                == std::fs::read(dir.path().join("to")).unwrap()
+        );
     }
 }

@@ -28,7 +28,9 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// A file system object is not the one the row speaks of.
-    #[error("\"{path}\" is not what the ledger recorded ({why}): it is left alone; look at it, then remove it by hand")]
+    #[error(
+        "\"{path}\" is not what the ledger recorded ({why}): it is left alone; look at it, then remove it by hand"
+    )]
     Foreign {
         /// The path.
         path: PathBuf,
@@ -56,7 +58,11 @@ impl HostError {
         path: &Path,
     ) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
-        move |source| Self::Path { operation, path, source: source.into() }
+        move |source| Self::Path {
+            operation,
+            path,
+            source: source.into(),
+        }
     }
 
     /// An error of `operation` on a process, for use in `map_err`.
@@ -65,7 +71,11 @@ impl HostError {
         process: impl ToString,
     ) -> impl FnOnce(E) -> Self {
         let process = process.to_string();
-        move |source| Self::Process { operation, process, source: source.into() }
+        move |source| Self::Process {
+            operation,
+            process,
+            source: source.into(),
+        }
     }
 
     /// Whether the disk was full.

@@ -39,7 +39,10 @@ impl Inode {
     /// The identity of what stands at `path`.
     pub(crate) fn of(path: &Path) -> Result<Self, HostError> {
         let found = std::fs::symlink_metadata(path).map_err(HostError::path("look at", path))?;
-        Ok(Self { dev: found.dev(), ino: found.ino() })
+        Ok(Self {
+            dev: found.dev(),
+            ino: found.ino(),
+        })
     }
 
     pub(crate) fn matches(&self, dev: u64, ino: u64) -> bool {
@@ -68,7 +71,10 @@ impl Resource for File {
     type Identity = Inode;
 }
 
-pub(crate) fn acquire(slot: Reservation<File>, content: Content<'_>) -> Result<Held<File>, HostError> {
+pub(crate) fn acquire(
+    slot: Reservation<File>,
+    content: Content<'_>,
+) -> Result<Held<File>, HostError> {
     let path = slot.spec().path.clone();
     let mut file = OpenOptions::new()
         .read(true)
@@ -83,7 +89,10 @@ pub(crate) fn acquire(slot: Reservation<File>, content: Content<'_>) -> Result<H
         return Err(error);
     }
     let found = file.metadata().map_err(HostError::path("look at", &path))?;
-    Ok(slot.acquired(Inode { dev: found.dev(), ino: found.ino() })?)
+    Ok(slot.acquired(Inode {
+        dev: found.dev(),
+        ino: found.ino(),
+    })?)
 }
 
 fn fill(file: &mut StdFile, path: &Path, content: Content<'_>) -> Result<(), HostError> {
@@ -91,9 +100,13 @@ fn fill(file: &mut StdFile, path: &Path, content: Content<'_>) -> Result<(), Hos
         Content::Bytes(bytes) => write_sparse(file, bytes).map_err(HostError::path("write", path)),
         Content::CloneOf { source, size } => {
             let from = StdFile::open(source).map_err(HostError::path("open", source))?;
-            let length = from.metadata().map_err(HostError::path("look at", source))?.len();
+            let length = from
+                .metadata()
+                .map_err(HostError::path("look at", source))?
+                .len();
             clone_contents(&from, file, length).map_err(HostError::path("copy to", path))?;
-            file.set_len(size.max(length)).map_err(HostError::path("extend", path))
+            file.set_len(size.max(length))
+                .map_err(HostError::path("extend", path))
         }
     }
 }

@@ -22,8 +22,10 @@ pub struct Head {
 /// # Errors
 /// [`HostError::Foreign`] when it is no plain file; the failing system call's otherwise.
 pub fn head(path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
-    let foreign =
-        || HostError::Foreign { path: path.to_owned(), why: "it is not a plain file".to_owned() };
+    let foreign = || HostError::Foreign {
+        path: path.to_owned(),
+        why: "it is not a plain file".to_owned(),
+    };
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -44,6 +46,11 @@ pub fn head(path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
         return Err(foreign());
     }
     let mut bytes = Vec::with_capacity(limit);
-    file.take(limit as u64).read_to_end(&mut bytes).map_err(HostError::path("read", path))?;
-    Ok(Some(Head { bytes, length: found.len() }))
+    file.take(limit as u64)
+        .read_to_end(&mut bytes)
+        .map_err(HostError::path("read", path))?;
+    Ok(Some(Head {
+        bytes,
+        length: found.len(),
+    }))
 }

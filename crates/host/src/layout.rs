@@ -57,8 +57,15 @@ impl Layout {
     /// Directories in the state directory that hold one entry an object.
     #[must_use]
     pub fn collections(&self) -> [PathBuf; 6] {
-        ["kernels", "templates", "layers", "checkpoints", "sandboxes", "scratch"]
-            .map(|name| self.state.join(name))
+        [
+            "kernels",
+            "templates",
+            "layers",
+            "checkpoints",
+            "sandboxes",
+            "scratch",
+        ]
+        .map(|name| self.state.join(name))
     }
 
     /// Runtime directories of machines.
@@ -124,7 +131,10 @@ impl Layout {
     #[must_use]
     pub fn owns(&self, path: &Path) -> bool {
         let plain = path.components().all(|part| {
-            !matches!(part, std::path::Component::ParentDir | std::path::Component::CurDir)
+            !matches!(
+                part,
+                std::path::Component::ParentDir | std::path::Component::CurDir
+            )
         });
         plain
             && self
@@ -144,7 +154,14 @@ mod tests {
         let layout = Layout::new("/s".into(), "/r".into());
         assert!(layout.owns(Path::new("/s/layers/0123.qcow2")));
         assert!(layout.owns(Path::new("/r/vm/0123/qmp")));
-        for bad in ["/s", "/s/layers", "/s/cowslip.db", "/etc/passwd", "/s/layers/../cowslip.db", "/r/vm"] {
+        for bad in [
+            "/s",
+            "/s/layers",
+            "/s/cowslip.db",
+            "/etc/passwd",
+            "/s/layers/../cowslip.db",
+            "/r/vm",
+        ] {
             assert!(!layout.owns(Path::new(bad)), "{bad}");
         }
     }

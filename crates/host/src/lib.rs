@@ -7,10 +7,12 @@
 //!
 //! Releases are idempotent and never act on an object whose identity does not match its row.
 
+pub mod bounded_log;
 pub mod clone;
 pub mod directory;
 pub mod error;
 pub mod file;
+pub mod follow;
 pub mod head;
 pub mod layout;
 pub mod linux;
@@ -27,9 +29,11 @@ use std::path::Path;
 use cowslip_ledger::plan::{Presence, Stray};
 use cowslip_ledger::{HandleRow, Held, Reservation};
 
+pub use bounded_log::BoundedLog;
 pub use directory::{Directory, DirectorySpec};
 pub use error::HostError;
 pub use file::{Content, File, FileSpec};
+pub use follow::FileWatch;
 pub use head::Head;
 pub use layout::Layout;
 pub use linux::LinuxHost;
@@ -53,7 +57,11 @@ pub trait Host: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it exists already or cannot be written; what was written is removed.
-    fn make_file(&self, slot: Reservation<File>, content: Content<'_>) -> Result<Held<File>, HostError>;
+    fn make_file(
+        &self,
+        slot: Reservation<File>,
+        content: Content<'_>,
+    ) -> Result<Held<File>, HostError>;
 
     /// Binds a listening unix socket.
     ///
@@ -74,7 +82,8 @@ pub trait Host: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it cannot be started; nothing runs then.
-    fn spawn(&self, slot: Reservation<Process>, launch: Launch) -> Result<Held<Process>, HostError>;
+    fn spawn(&self, slot: Reservation<Process>, launch: Launch)
+    -> Result<Held<Process>, HostError>;
 
     /// Whether what `row` names is there, and is ours.
     ///

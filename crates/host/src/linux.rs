@@ -46,7 +46,9 @@ impl LinuxHost {
         if self.layout.owns(path) {
             Ok(())
         } else {
-            Err(HostError::Outside { path: path.to_owned() })
+            Err(HostError::Outside {
+                path: path.to_owned(),
+            })
         }
     }
 
@@ -56,7 +58,12 @@ impl LinuxHost {
             .filter_map(|row| row.spec.get("path").and_then(|path| path.as_str()))
             .map(PathBuf::from)
             .collect();
-        for dir in self.layout.collections().iter().chain([&self.layout.machines()]) {
+        for dir in self
+            .layout
+            .collections()
+            .iter()
+            .chain([&self.layout.machines()])
+        {
             for entry in std::fs::read_dir(dir).map_err(HostError::path("list", dir))? {
                 let path = entry.map_err(HostError::path("list", dir))?.path();
                 if !known.contains(&path) {
@@ -72,7 +79,11 @@ impl LinuxHost {
     }
 
     /// A monitor without a row is still known by its mark, so it can be ended (R43).
-    fn stray_processes(&self, rows: &[HandleRow], strays: &mut Vec<Stray>) -> Result<(), HostError> {
+    fn stray_processes(
+        &self,
+        rows: &[HandleRow],
+        strays: &mut Vec<Stray>,
+    ) -> Result<(), HostError> {
         let known: HashSet<&str> = rows
             .iter()
             .filter(|row| row.kind == Process::KIND)
@@ -86,7 +97,9 @@ impl LinuxHost {
             let spec = ProcessSpec { mark };
             strays.push(Stray {
                 kind: Process::KIND.to_owned(),
-                what: format!("process {pid} is the machine of sandbox {sandbox}, which has no record"),
+                what: format!(
+                    "process {pid} is the machine of sandbox {sandbox}, which has no record"
+                ),
                 row: serde_json::to_value(spec).ok().map(|spec| HandleRow {
                     id: HandleId::from_bits(0),
                     seq: 0,
@@ -115,7 +128,11 @@ impl Host for LinuxHost {
         directory::acquire(slot)
     }
 
-    fn make_file(&self, slot: Reservation<File>, content: Content<'_>) -> Result<Held<File>, HostError> {
+    fn make_file(
+        &self,
+        slot: Reservation<File>,
+        content: Content<'_>,
+    ) -> Result<Held<File>, HostError> {
         self.own(&slot.spec().path)?;
         file::acquire(slot, content)
     }
@@ -133,17 +150,24 @@ impl Host for LinuxHost {
         mount::acquire(slot)
     }
 
-    fn spawn(&self, slot: Reservation<Process>, launch: Launch) -> Result<Held<Process>, HostError> {
+    fn spawn(
+        &self,
+        slot: Reservation<Process>,
+        launch: Launch,
+    ) -> Result<Held<Process>, HostError> {
         process::acquire(slot, launch)
     }
 
     fn probe(&self, row: &HandleRow) -> Result<Presence, HostError> {
         match row.kind.as_str() {
-            Directory::KIND => {
-                directory::probe(&row.spec::<Directory>()?, row.identity::<Directory>()?.as_ref())
-            }
+            Directory::KIND => directory::probe(
+                &row.spec::<Directory>()?,
+                row.identity::<Directory>()?.as_ref(),
+            ),
             File::KIND => file::probe(&row.spec::<File>()?, row.identity::<File>()?.as_ref()),
-            Socket::KIND => socket::probe(&row.spec::<Socket>()?, row.identity::<Socket>()?.as_ref()),
+            Socket::KIND => {
+                socket::probe(&row.spec::<Socket>()?, row.identity::<Socket>()?.as_ref())
+            }
             Mount::KIND => mount::probe(&row.spec::<Mount>()?, row.identity::<Mount>()?.as_ref()),
             Process::KIND => {
                 process::probe(&row.spec::<Process>()?, row.identity::<Process>()?.as_ref())

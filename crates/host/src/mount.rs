@@ -40,7 +40,11 @@ impl Resource for Mount {
 }
 
 pub(crate) fn acquire(slot: Reservation<Mount>) -> Result<Held<Mount>, HostError> {
-    let MountSpec { source, target, read_only } = slot.spec().clone();
+    let MountSpec {
+        source,
+        target,
+        read_only,
+    } = slot.spec().clone();
     mount_bind(&source, &target).map_err(HostError::path("bind a mount on", &target))?;
     let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
     if read_only {
@@ -55,7 +59,10 @@ pub(crate) fn acquire(slot: Reservation<Mount>) -> Result<Held<Mount>, HostError
     Ok(slot.acquired(MountIdentity { id })?)
 }
 
-pub(crate) fn probe(spec: &MountSpec, identity: Option<&MountIdentity>) -> Result<Presence, HostError> {
+pub(crate) fn probe(
+    spec: &MountSpec,
+    identity: Option<&MountIdentity>,
+) -> Result<Presence, HostError> {
     Ok(match (find(&spec.target)?, identity) {
         (None, _) => Presence::Absent,
         (Some(found), Some(known)) if found != known.id => Presence::Foreign,

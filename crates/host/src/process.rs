@@ -90,6 +90,12 @@ pub fn mark(instance: cowslip_model::InstanceId, sandbox: cowslip_model::Sandbox
     format!("cowslip-{instance}-{sandbox}")
 }
 
+/// The uid this process acts under.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Whether this process may act for other users.
 #[must_use]
 pub fn is_root() -> bool {
@@ -108,7 +114,10 @@ pub(crate) fn acquire(
     launch: Launch,
 ) -> Result<Held<Process>, HostError> {
     let program = launch.program.display().to_string();
-    let output = launch.output.try_clone().map_err(HostError::process("start", &program))?;
+    let output = launch
+        .output
+        .try_clone()
+        .map_err(HostError::process("start", &program))?;
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
@@ -125,27 +134,40 @@ pub(crate) fn acquire(
     unsafe {
         command.pre_exec(move || prepare_child(&inherited, credentials.as_ref()));
     }
-    let child = command.spawn().map_err(HostError::process("start", &program))?;
+    let child = command
+        .spawn()
+        .map_err(HostError::process("start", &program))?;
     // From here on the descriptors are the child's; ours close when `launch.inherit` goes.
     drop(launch.inherit);
     let pid = child.id();
     let start_time = stat(pid)
         .map_err(HostError::process("look at the new", pid))?
         .map_or(0, |found| found.start_time);
-    Ok(slot.acquired(ProcessIdentity { pid, start_time, boot_id: boot_id() })?)
+    Ok(slot.acquired(ProcessIdentity {
+        pid,
+        start_time,
+        boot_id: boot_id(),
+    })?)
 }
 
 /// What the child does before exec: a session of its own, no way to gain privileges, no core files,
 /// the inherited descriptors kept, and the user changed last.
 fn prepare_child(inherited: &[RawFd], credentials: Option<&Credentials>) -> io::Result<()> {
     let check = |result: libc::c_int| {
-        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result == -1 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     };
     // SAFETY: plain system calls on integers and on structures that live across the call.
     unsafe {
         check(libc::setsid())?;
         libc::umask(0o077);
-        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
         check(libc::setrlimit(libc::RLIMIT_CORE, &raw const none))?;
         for &fd in inherited {
             check(libc::fcntl(fd, libc::F_SETFD, 0))?;
@@ -178,17 +200,26 @@ fn stat(pid: u32) -> io::Result<Option<Stat>> {
         Err(error) => return Err(error),
     };
     // The second field is the program's name in parentheses and may hold anything, also ") ".
-    let fields: Vec<&str> =
-        text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().collect())
+        .unwrap_or_default();
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "its stat line is malformed");
     let state = fields.first().ok_or_else(bad)?;
-    let start_time = fields.get(19).and_then(|field| field.parse().ok()).ok_or_else(bad)?;
-    Ok(Some(Stat { start_time, ended: matches!(*state, "Z" | "X") }))
+    let start_time = fields
+        .get(19)
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(bad)?;
+    Ok(Some(Stat {
+        start_time,
+        ended: matches!(*state, "Z" | "X"),
+    }))
 }
 
 fn has_mark(pid: u32, mark: &str) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-        line.split(|&byte| byte == 0).any(|word| word_has_mark(word, mark.as_bytes()))
+        line.split(|&byte| byte == 0)
+            .any(|word| word_has_mark(word, mark.as_bytes()))
     })
 }
 
@@ -208,7 +239,11 @@ fn find(mark: &str) -> Result<BTreeSet<u32>, HostError> {
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(proc).map_err(HostError::path("list", proc))? {
         let entry = entry.map_err(HostError::path("list", proc))?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
         if pid != std::process::id()
@@ -230,10 +265,16 @@ pub(crate) fn find_all(
     let mut found = Vec::new();
     for entry in std::fs::read_dir(proc).map_err(HostError::path("list", proc))? {
         let entry = entry.map_err(HostError::path("list", proc))?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
-        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
+            continue;
+        };
         let text = String::from_utf8_lossy(&line);
         let sandbox = text
             .split(prefix.as_str())
@@ -255,7 +296,9 @@ fn is_alive(spec: &ProcessSpec, identity: &ProcessIdentity) -> Result<bool, Host
     }
     let found = stat(identity.pid).map_err(HostError::process("look at", identity.pid))?;
     Ok(found.is_some_and(|found| {
-        !found.ended && found.start_time == identity.start_time && has_mark(identity.pid, &spec.mark)
+        !found.ended
+            && found.start_time == identity.start_time
+            && has_mark(identity.pid, &spec.mark)
     }))
 }
 
@@ -267,7 +310,11 @@ pub(crate) fn probe(
         Some(identity) => is_alive(spec, identity)?,
         None => !find(&spec.mark)?.is_empty(),
     };
-    Ok(if present { Presence::Present } else { Presence::Absent })
+    Ok(if present {
+        Presence::Present
+    } else {
+        Presence::Absent
+    })
 }
 
 pub(crate) fn release(
@@ -293,7 +340,9 @@ pub(crate) fn release(
 
 /// Ends a process by SIGKILL and waits until the kernel says that it has ended.
 fn kill_and_wait(pid: u32, mark: &str) -> Result<(), HostError> {
-    let Some(pidfd) = open(pid).map_err(HostError::process("open", pid))? else { return Ok(()) };
+    let Some(pidfd) = open(pid).map_err(HostError::process("open", pid))? else {
+        return Ok(());
+    };
     // The descriptor pins the process; only now is the second look free of a race with pid reuse.
     if !has_mark(pid, mark) {
         reap(pid);
@@ -303,14 +352,17 @@ fn kill_and_wait(pid: u32, mark: &str) -> Result<(), HostError> {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(error) => return Err(HostError::process("kill", pid)(error)),
     }
-    let bound = Timespec { tv_sec: KILL_BOUND_SECONDS, tv_nsec: 0 };
+    let bound = Timespec {
+        tv_sec: KILL_BOUND_SECONDS,
+        tv_nsec: 0,
+    };
     loop {
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
         match poll(&mut fds, Some(&bound)) {
             Ok(0) => {
-                return Err(HostError::process("wait for the end of", pid)(io::Error::from(
-                    io::ErrorKind::TimedOut,
-                )));
+                return Err(HostError::process("wait for the end of", pid)(
+                    io::Error::from(io::ErrorKind::TimedOut),
+                ));
             }
             Ok(_) => break,
             Err(Errno::INTR) => {}
@@ -322,7 +374,9 @@ fn kill_and_wait(pid: u32, mark: &str) -> Result<(), HostError> {
 }
 
 fn open(pid: u32) -> io::Result<Option<OwnedFd>> {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(None);
+    };
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::SRCH) => Ok(None),
@@ -339,8 +393,13 @@ fn reap(pid: u32) {
 
 fn reap_by(pidfd: &OwnedFd) -> Option<ExitStatus> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let status = waitid(WaitId::PidFd(pidfd.as_fd()), options).ok().flatten()?;
-    Some(ExitStatus { code: status.exit_status(), signal: status.terminating_signal() })
+    let status = waitid(WaitId::PidFd(pidfd.as_fd()), options)
+        .ok()
+        .flatten()?;
+    Some(ExitStatus {
+        code: status.exit_status(),
+        signal: status.terminating_signal(),
+    })
 }
 
 /// How a child ended.
@@ -371,9 +430,12 @@ pub async fn ended(
     }
     // SAFETY: an `OwnedFd` gives the same open descriptor for as long as it lives, and the
     // registration owns it.
-    let pidfd = unsafe { AsyncFd::register(pidfd) }
+    let pidfd =
+        unsafe { AsyncFd::register(pidfd) }.map_err(HostError::process("watch", identity.pid))?;
+    let _ready = pidfd
+        .readable()
+        .await
         .map_err(HostError::process("watch", identity.pid))?;
-    let _ready = pidfd.readable().await.map_err(HostError::process("watch", identity.pid))?;
     Ok(reap_by(pidfd.get_ref()))
 }
 
@@ -384,11 +446,26 @@ mod tests {
     #[test]
     fn a_mark_is_a_whole_word() {
         let mark = b"cowslip-00000000000000aa-00000000000000bb";
-        assert!(word_has_mark(b"cowslip-00000000000000aa-00000000000000bb", mark));
-        assert!(word_has_mark(b"cowslip-00000000000000aa-00000000000000bb,process=x", mark));
-        assert!(word_has_mark(b"guest=cowslip-00000000000000aa-00000000000000bb", mark));
-        assert!(!word_has_mark(b"cowslip-00000000000000aa-00000000000000bbcc", mark));
-        assert!(!word_has_mark(b"xcowslip-00000000000000aa-00000000000000bb", mark));
+        assert!(word_has_mark(
+            b"cowslip-00000000000000aa-00000000000000bb",
+            mark
+        ));
+        assert!(word_has_mark(
+            b"cowslip-00000000000000aa-00000000000000bb,process=x",
+            mark
+        ));
+        assert!(word_has_mark(
+            b"guest=cowslip-00000000000000aa-00000000000000bb",
+            mark
+        ));
+        assert!(!word_has_mark(
+            b"cowslip-00000000000000aa-00000000000000bbcc",
+            mark
+        ));
+        assert!(!word_has_mark(
+            b"xcowslip-00000000000000aa-00000000000000bb",
+            mark
+        ));
     }
 
     #[test]

@@ -28,5 +28,7 @@ pub fn publish(path: &Path, bytes: &[u8]) -> Result<(), HostError> {
 /// # Errors
 /// The failing system call's.
 pub fn sync(path: &Path) -> Result<(), HostError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(HostError::path("sync", path))
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(HostError::path("sync", path))
 }

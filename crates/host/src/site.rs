@@ -20,6 +20,9 @@ pub struct Site {
 
 impl std::fmt::Debug for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Site").field("ledger", &self.ledger).field("layout", &self.layout).finish()
+        f.debug_struct("Site")
+            .field("ledger", &self.ledger)
+            .field("layout", &self.layout)
+            .finish()
     }
 }

@@ -18,7 +18,9 @@ pub fn usage(path: &Path) -> Result<u64, HostError> {
     let mut total = found.blocks().saturating_mul(512);
     if found.is_dir() {
         for entry in std::fs::read_dir(path).map_err(HostError::path("list", path))? {
-            total = total.saturating_add(usage(&entry.map_err(HostError::path("list", path))?.path())?);
+            total = total.saturating_add(usage(
+                &entry.map_err(HostError::path("list", path))?.path(),
+            )?);
         }
     }
     Ok(total)
@@ -29,7 +31,8 @@ pub fn usage(path: &Path) -> Result<u64, HostError> {
 /// # Errors
 /// When the file system does not tell.
 pub fn free_space(path: &Path) -> Result<u64, HostError> {
-    let found = rustix::fs::statvfs(path).map_err(HostError::path("ask for the free space of", path))?;
+    let found =
+        rustix::fs::statvfs(path).map_err(HostError::path("ask for the free space of", path))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
@@ -56,5 +59,8 @@ pub fn memory() -> Result<Memory, HostError> {
             .and_then(|number| number.trim().parse::<u64>().ok())
             .map_or(0, |kib| kib.saturating_mul(1024))
     };
-    Ok(Memory { total: field("MemTotal:"), available: field("MemAvailable:") })
+    Ok(Memory {
+        total: field("MemTotal:"),
+        available: field("MemAvailable:"),
+    })
 }

@@ -58,7 +58,9 @@ pub enum LedgerError {
         source: serde_json::Error,
     },
     /// The database was written by a newer cowslip.
-    #[error("the ledger \"{path}\" has version {found}, this cowslip knows {known}: use a newer cowslip")]
+    #[error(
+        "the ledger \"{path}\" has version {found}, this cowslip knows {known}: use a newer cowslip"
+    )]
     TooNew {
         /// The database.
         path: PathBuf,
@@ -173,7 +175,10 @@ impl Ledger {
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held rolled its transaction back: the connection is sound.
-        self.0.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` in one write transaction named `step`: all of it is durable, or nothing is.
@@ -189,11 +194,15 @@ impl Ledger {
         let outcome = self.0.faults.around(step, || {
             let mut connection = self.connection();
             if durability == Synchronous::Full {
-                connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite(step))?;
+                connection
+                    .pragma_update(None, "synchronous", "FULL")
+                    .map_err(sqlite(step))?;
             }
             let result = self.write_locked(step, &mut connection, work);
             if durability == Synchronous::Full {
-                connection.pragma_update(None, "synchronous", "NORMAL").map_err(sqlite(step))?;
+                connection
+                    .pragma_update(None, "synchronous", "NORMAL")
+                    .map_err(sqlite(step))?;
             }
             result
         });
@@ -254,8 +263,10 @@ impl Ledger {
         depends_on: &[HandleId],
     ) -> Result<Reservation<R>, LedgerError> {
         let id = HandleId::random()?;
-        let value = serde_json::to_value(&spec)
-            .map_err(|source| LedgerError::Encode { what: format!("spec of a {}", R::KIND), source })?;
+        let value = serde_json::to_value(&spec).map_err(|source| LedgerError::Encode {
+            what: format!("spec of a {}", R::KIND),
+            source,
+        })?;
         let step = format!("reserve {} for {}", R::KIND, owner_word(owner));
         self.write(&step, Synchronous::Normal, |tx| {
             tx.insert_handle(&HandleRow {
@@ -314,7 +325,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
         .map_err(sqlite("read the version"))?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
-        return Err(LedgerError::TooNew { path: path.to_owned(), found, known });
+        return Err(LedgerError::TooNew {
+            path: path.to_owned(),
+            found,
+            known,
+        });
     }
     let applied = usize::try_from(found).unwrap_or(0);
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(applied) {
@@ -322,16 +337,24 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Exclusive)
             .map_err(sqlite("migrate"))?;
-        transaction.execute_batch(migration).map_err(sqlite(format!("migration {version}")))?;
-        transaction.pragma_update(None, "user_version", version).map_err(sqlite("migrate"))?;
-        transaction.commit().map_err(sqlite(format!("migration {version}")))?;
+        transaction
+            .execute_batch(migration)
+            .map_err(sqlite(format!("migration {version}")))?;
+        transaction
+            .pragma_update(None, "user_version", version)
+            .map_err(sqlite("migrate"))?;
+        transaction
+            .commit()
+            .map_err(sqlite(format!("migration {version}")))?;
     }
     Ok(())
 }
 
 fn instance_id(connection: &Connection) -> Result<InstanceId, LedgerError> {
     let stored: Option<String> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'instance'", [], |row| row.get(0))
+        .query_row("SELECT value FROM meta WHERE key = 'instance'", [], |row| {
+            row.get(0)
+        })
         .optional()
         .map_err(sqlite("read the instance id"))?;
     if let Some(id) = stored.and_then(|text| text.parse().ok()) {

@@ -54,7 +54,9 @@ impl Injector {
     /// # Errors
     /// The injected [`Fault`], whether or not the effect took place.
     pub fn around<T>(&self, step: Step<'_>, effect: impl FnOnce() -> T) -> Result<T, Fault> {
-        let Some(faults) = &self.0 else { return Ok(effect()) };
+        let Some(faults) = &self.0 else {
+            return Ok(effect());
+        };
         match faults.verdict(step) {
             Verdict::Proceed => Ok(effect()),
             Verdict::Fail => Err(Fault::Failed(step.to_owned())),
@@ -69,6 +71,10 @@ impl Injector {
 
 impl std::fmt::Debug for Injector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Injector(on)" } else { "Injector(off)" })
+        f.write_str(if self.0.is_some() {
+            "Injector(on)"
+        } else {
+            "Injector(off)"
+        })
     }
 }

@@ -58,8 +58,10 @@ impl HandleRow {
     /// # Errors
     /// When the recorded JSON does not fit the kind: a database of another version, or corrupt.
     pub fn spec<R: Resource>(&self) -> Result<R::Spec, LedgerError> {
-        serde_json::from_value(self.spec.clone())
-            .map_err(|source| LedgerError::Decode { what: self.describe(), source })
+        serde_json::from_value(self.spec.clone()).map_err(|source| LedgerError::Decode {
+            what: self.describe(),
+            source,
+        })
     }
 
     /// The typed identity, where there is one.
@@ -71,7 +73,10 @@ impl HandleRow {
             .clone()
             .map(serde_json::from_value)
             .transpose()
-            .map_err(|source| LedgerError::Decode { what: self.describe(), source })
+            .map_err(|source| LedgerError::Decode {
+                what: self.describe(),
+                source,
+            })
     }
 
     /// The row in words, for messages.
@@ -99,7 +104,14 @@ pub struct Held<R: Resource> {
 
 impl<R: Resource> Reservation<R> {
     pub(crate) fn new(ledger: Ledger, id: HandleId, spec: R::Spec) -> Self {
-        Self { row: RowGuard { ledger, id, armed: true }, spec }
+        Self {
+            row: RowGuard {
+                ledger,
+                id,
+                armed: true,
+            },
+            spec,
+        }
     }
 
     /// What is to be acquired.
@@ -124,7 +136,11 @@ impl<R: Resource> Reservation<R> {
             source,
         })?;
         self.row.ledger.record_held(self.row.id, R::KIND, &value)?;
-        Ok(Held { row: self.row, spec: self.spec, identity })
+        Ok(Held {
+            row: self.row,
+            spec: self.spec,
+            identity,
+        })
     }
 }
 

@@ -15,7 +15,9 @@ pub struct StateLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another engine has it.
-    #[error("the state directory \"{dir}\" is in use by another engine (process {holder}): stop that one, or choose another with --state-dir")]
+    #[error(
+        "the state directory \"{dir}\" is in use by another engine (process {holder}): stop that one, or choose another with --state-dir"
+    )]
     Held {
         /// The directory.
         dir: PathBuf,
@@ -38,7 +40,10 @@ impl StateLock {
     /// # Errors
     /// [`LockError::Held`] when another process has it, [`LockError::Io`] otherwise.
     pub fn acquire(dir: &Path) -> Result<Self, LockError> {
-        let io = |source| LockError::Io { dir: dir.to_owned(), source };
+        let io = |source| LockError::Io {
+            dir: dir.to_owned(),
+            source,
+        };
         let path = dir.join("lock");
         loop {
             let mut file = OpenOptions::new()
@@ -57,13 +62,18 @@ impl StateLock {
                     let _ = file.read_to_string(&mut holder);
                     let holder = holder.trim();
                     let holder = if holder.is_empty() { "unknown" } else { holder };
-                    return Err(LockError::Held { dir: dir.to_owned(), holder: holder.to_owned() });
+                    return Err(LockError::Held {
+                        dir: dir.to_owned(),
+                        holder: holder.to_owned(),
+                    });
                 }
                 Err(TryLockError::Error(source)) => return Err(io(source)),
             }
             // Somebody may have unlinked the file between open and lock: then ours guards nothing.
-            let same = std::fs::metadata(&path)
-                .is_ok_and(|now| file.metadata().is_ok_and(|ours| ours.ino() == now.ino() && ours.dev() == now.dev()));
+            let same = std::fs::metadata(&path).is_ok_and(|now| {
+                file.metadata()
+                    .is_ok_and(|ours| ours.ino() == now.ino() && ours.dev() == now.dev())
+            });
             if !same {
                 continue;
             }

@@ -41,8 +41,10 @@ pub struct Mirror {
 
 impl Mirror {
     pub(crate) fn open(dir: PathBuf) -> Result<Self, LedgerError> {
-        fs::create_dir_all(&dir)
-            .map_err(|source| LedgerError::Mirror { path: dir.clone(), source })?;
+        fs::create_dir_all(&dir).map_err(|source| LedgerError::Mirror {
+            path: dir.clone(),
+            source,
+        })?;
         Ok(Self { dir })
     }
 
@@ -58,7 +60,10 @@ impl Mirror {
                 layers = tx.chain(top)?;
             }
             if let Some(next) = record.next_layer {
-                layers.extend(tx.layer(next)?.filter(|next| layers.iter().all(|l| l.id != next.id)));
+                layers.extend(
+                    tx.layer(next)?
+                        .filter(|next| layers.iter().all(|l| l.id != next.id)),
+                );
             }
         }
         let mut handles = tx.handles_of(Owner::Sandbox(sandbox))?;
@@ -69,7 +74,12 @@ impl Mirror {
         if record.is_none() && handles.is_empty() {
             return self.remove(sandbox);
         }
-        let file = MirrorFile { version: 1, sandbox: record, layers, handles };
+        let file = MirrorFile {
+            version: 1,
+            sandbox: record,
+            layers,
+            handles,
+        };
         let text = serde_json::to_vec_pretty(&file).map_err(|source| LedgerError::Encode {
             what: format!("the mirror of sandbox {sandbox}"),
             source,
@@ -97,7 +107,10 @@ impl Mirror {
     /// # Errors
     /// When the directory cannot be listed.
     pub fn read_all(&self) -> Result<MirrorFiles, LedgerError> {
-        let fail = |source| LedgerError::Mirror { path: self.dir.clone(), source };
+        let fail = |source| LedgerError::Mirror {
+            path: self.dir.clone(),
+            source,
+        };
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.dir).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
@@ -107,7 +120,10 @@ impl Mirror {
                 .and_then(|name| name.strip_suffix(".json"))
                 .and_then(|stem| stem.parse::<SandboxId>().ok());
             let Some(id) = id else { continue };
-            match fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            match fs::read(&path)
+                .ok()
+                .and_then(|text| serde_json::from_slice(&text).ok())
+            {
                 Some(file) => good.push((id, file)),
                 None => bad.push(path),
             }

@@ -136,15 +136,26 @@ pub fn plan(books: &Books, inventory: &Inventory, boot_id: &str) -> Vec<Action> 
     let mut actions = Vec::new();
     for stray in &inventory.strays {
         actions.push(match &stray.row {
-            Some(row) => Action::ReleaseStray { what: stray.what.clone(), row: Box::new(row.clone()) },
-            None => Action::Report { what: stray.what.clone() },
+            Some(row) => Action::ReleaseStray {
+                what: stray.what.clone(),
+                row: Box::new(row.clone()),
+            },
+            None => Action::Report {
+                what: stray.what.clone(),
+            },
         });
     }
     for sandbox in &books.sandboxes {
         actions.extend(plan_sandbox(sandbox, books, inventory, boot_id));
     }
-    for checkpoint in books.checkpoints.iter().filter(|checkpoint| !checkpoint.ready) {
-        actions.push(Action::Discard { checkpoint: checkpoint.id });
+    for checkpoint in books
+        .checkpoints
+        .iter()
+        .filter(|checkpoint| !checkpoint.ready)
+    {
+        actions.push(Action::Discard {
+            checkpoint: checkpoint.id,
+        });
     }
     actions.extend(plan_layers(books));
     actions.extend(plan_handles(books));
@@ -169,20 +180,43 @@ fn plan_sandbox(
 ) -> Option<Action> {
     let id = sandbox.id;
     let alive = alive(id, books, inventory, boot_id);
-    let machine_rows = books.handles.iter().any(|row| row.owner == Owner::Machine(id));
+    let machine_rows = books
+        .handles
+        .iter()
+        .any(|row| row.owner == Owner::Machine(id));
     let settle = |state, volume, reason: Option<&str>| {
-        Some(Action::Settle { sandbox: id, state, volume, reason: reason.map(str::to_owned) })
+        Some(Action::Settle {
+            sandbox: id,
+            state,
+            volume,
+            reason: reason.map(str::to_owned),
+        })
     };
-    let remove = |reason: &str| Some(Action::Remove { sandbox: id, reason: reason.to_owned() });
-    let pending = if sandbox.next_layer.is_some() { VolumeOutcome::Advance } else { VolumeOutcome::Keep };
-    let abandoned = if sandbox.next_layer.is_some() { VolumeOutcome::Revert } else { VolumeOutcome::Keep };
+    let remove = |reason: &str| {
+        Some(Action::Remove {
+            sandbox: id,
+            reason: reason.to_owned(),
+        })
+    };
+    let pending = if sandbox.next_layer.is_some() {
+        VolumeOutcome::Advance
+    } else {
+        VolumeOutcome::Keep
+    };
+    let abandoned = if sandbox.next_layer.is_some() {
+        VolumeOutcome::Revert
+    } else {
+        VolumeOutcome::Keep
+    };
     match sandbox.transition {
         Some(Transition::Removing) => remove("its removal had begun"),
         Some(Transition::Creating) => remove("its creation had not ended"),
         Some(Transition::Starting) if sandbox.auto_remove => remove("its start had not ended"),
-        Some(Transition::Starting) => {
-            settle(SandboxState::Stopped, VolumeOutcome::Keep, Some("the engine died while it started"))
-        }
+        Some(Transition::Starting) => settle(
+            SandboxState::Stopped,
+            VolumeOutcome::Keep,
+            Some("the engine died while it started"),
+        ),
         Some(Transition::Resuming) => settle(SandboxState::Paused, abandoned, None),
         Some(Transition::Pausing) if sandbox.paused_image => {
             settle(SandboxState::Paused, VolumeOutcome::Keep, None)
@@ -197,7 +231,9 @@ fn plan_sandbox(
                 Some("its machine ended while no engine was running"),
             ),
             SandboxState::Creating => remove("its creation had not ended"),
-            state if machine_rows || sandbox.next_layer.is_some() => settle(state, abandoned, sandbox.reason.as_deref()),
+            state if machine_rows || sandbox.next_layer.is_some() => {
+                settle(state, abandoned, sandbox.reason.as_deref())
+            }
             _ => None,
         },
     }
@@ -206,15 +242,27 @@ fn plan_sandbox(
 /// Unused layers, tops first, so that a whole unused branch goes in one pass.
 fn plan_layers(books: &Books) -> Vec<Action> {
     let mut users: BTreeMap<LayerId, usize> = BTreeMap::new();
-    let sandboxes = books.sandboxes.iter().flat_map(|s| [s.layer, s.next_layer]).flatten();
+    let sandboxes = books
+        .sandboxes
+        .iter()
+        .flat_map(|s| [s.layer, s.next_layer])
+        .flatten();
     // An unpublished checkpoint is discarded before this, so it holds nothing.
-    let checkpoints = books.checkpoints.iter().filter(|c| c.ready).map(|c| c.layer);
+    let checkpoints = books
+        .checkpoints
+        .iter()
+        .filter(|c| c.ready)
+        .map(|c| c.layer);
     let parents = books.layers.iter().filter_map(|layer| layer.parent);
     for id in sandboxes.chain(checkpoints).chain(parents) {
         *users.entry(id).or_default() += 1;
     }
     let by_id: BTreeMap<LayerId, &LayerRecord> = books.layers.iter().map(|l| (l.id, l)).collect();
-    let mut free: Vec<LayerId> = by_id.keys().copied().filter(|id| !users.contains_key(id)).collect();
+    let mut free: Vec<LayerId> = by_id
+        .keys()
+        .copied()
+        .filter(|id| !users.contains_key(id))
+        .collect();
     let mut actions = Vec::new();
     while let Some(id) = free.pop() {
         actions.push(Action::Collect { layer: id });
@@ -236,13 +284,21 @@ fn plan_handles(books: &Books) -> Vec<Action> {
     for sandbox in &books.sandboxes {
         owners.extend([Owner::Sandbox(sandbox.id), Owner::Machine(sandbox.id)]);
     }
-    owners.extend(books.checkpoints.iter().map(|checkpoint| Owner::Checkpoint(checkpoint.id)));
+    owners.extend(
+        books
+            .checkpoints
+            .iter()
+            .map(|checkpoint| Owner::Checkpoint(checkpoint.id)),
+    );
     owners.extend(books.layers.iter().map(|layer| Owner::Layer(layer.id)));
     books
         .handles
         .iter()
         .rev()
         .filter(|row| !owners.contains(&row.owner))
-        .map(|row| Action::Release { handle: row.id, what: row.describe() })
+        .map(|row| Action::Release {
+            handle: row.id,
+            what: row.describe(),
+        })
         .collect()
 }

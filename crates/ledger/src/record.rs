@@ -90,6 +90,8 @@ pub struct MainProcess {
     pub argv: Vec<String>,
     /// Exit code as a shell would give it, once it has ended.
     pub exit_code: Option<i32>,
+    /// The sandbox runs on when it has ended.
+    pub keep: bool,
 }
 
 /// A sandbox.

@@ -24,21 +24,33 @@ pub struct Tx<'a> {
 }
 
 fn sqlite(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
-    move |source| LedgerError::Sqlite { operation: operation.to_owned(), source }
+    move |source| LedgerError::Sqlite {
+        operation: operation.to_owned(),
+        source,
+    }
 }
 
 fn encode<T: Serialize>(what: &str, value: &T) -> Result<String, LedgerError> {
-    serde_json::to_string(value)
-        .map_err(|source| LedgerError::Encode { what: what.to_owned(), source })
+    serde_json::to_string(value).map_err(|source| LedgerError::Encode {
+        what: what.to_owned(),
+        source,
+    })
 }
 
 fn decode<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, LedgerError> {
-    serde_json::from_str(text).map_err(|source| LedgerError::Decode { what: what.to_owned(), source })
+    serde_json::from_str(text).map_err(|source| LedgerError::Decode {
+        what: what.to_owned(),
+        source,
+    })
 }
 
 impl<'a> Tx<'a> {
     pub(crate) fn new(sql: &'a Transaction<'a>) -> Self {
-        Self { sql, changed: BTreeSet::new(), removed: BTreeSet::new() }
+        Self {
+            sql,
+            changed: BTreeSet::new(),
+            removed: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn into_dirty(self) -> (BTreeSet<SandboxId>, BTreeSet<SandboxId>) {
@@ -68,10 +80,15 @@ impl<'a> Tx<'a> {
         let rows = statement
             .query_map(parameters, |row| row.get::<_, String>(0))
             .map_err(sqlite(query))?;
-        rows.map(|text| decode(query, &text.map_err(sqlite(query))?)).collect()
+        rows.map(|text| decode(query, &text.map_err(sqlite(query))?))
+            .collect()
     }
 
-    fn execute(&self, query: &'static str, parameters: &[&dyn ToSql]) -> Result<usize, LedgerError> {
+    fn execute(
+        &self,
+        query: &'static str,
+        parameters: &[&dyn ToSql],
+    ) -> Result<usize, LedgerError> {
         self.sql
             .prepare_cached(query)
             .and_then(|mut statement| statement.execute(parameters))
@@ -85,7 +102,10 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// When the database fails; so for every method here.
     pub fn template(&self, id: TemplateId) -> Result<Option<TemplateRecord>, LedgerError> {
-        self.one("SELECT record FROM templates WHERE id = ?1", &id.to_string())
+        self.one(
+            "SELECT record FROM templates WHERE id = ?1",
+            &id.to_string(),
+        )
     }
 
     /// The template that goes by this name.
@@ -98,7 +118,10 @@ impl<'a> Tx<'a> {
 
     /// Every template, oldest first.
     pub fn templates(&self) -> Result<Vec<TemplateRecord>, LedgerError> {
-        self.many("SELECT record FROM templates ORDER BY record ->> 'created_at', id", &[])
+        self.many(
+            "SELECT record FROM templates ORDER BY record ->> 'created_at', id",
+            &[],
+        )
     }
 
     /// Writes a template and its names.
@@ -121,7 +144,8 @@ impl<'a> Tx<'a> {
 
     /// Deletes a template; refused by the database while a layer stands on it.
     pub fn delete_template(&mut self, id: TemplateId) -> Result<(), LedgerError> {
-        self.execute("DELETE FROM templates WHERE id = ?1", &[&id.to_string()]).map(drop)
+        self.execute("DELETE FROM templates WHERE id = ?1", &[&id.to_string()])
+            .map(drop)
     }
 
     // Kernels ------------------------------------------------------------------------------
@@ -138,7 +162,10 @@ impl<'a> Tx<'a> {
 
     /// Every kernel, oldest first.
     pub fn kernels(&self) -> Result<Vec<KernelRecord>, LedgerError> {
-        self.many("SELECT record FROM kernels ORDER BY record ->> 'created_at', id", &[])
+        self.many(
+            "SELECT record FROM kernels ORDER BY record ->> 'created_at', id",
+            &[],
+        )
     }
 
     /// Writes a kernel.
@@ -146,14 +173,19 @@ impl<'a> Tx<'a> {
         self.execute(
             "INSERT INTO kernels (id, name, record) VALUES (?1, ?2, ?3)
              ON CONFLICT (id) DO UPDATE SET name = excluded.name, record = excluded.record",
-            &[&record.id.to_string(), &record.name.as_str(), &encode("a kernel", record)?],
+            &[
+                &record.id.to_string(),
+                &record.name.as_str(),
+                &encode("a kernel", record)?,
+            ],
         )
         .map(drop)
     }
 
     /// Deletes a kernel; refused by the database while something needs it.
     pub fn delete_kernel(&mut self, id: KernelId) -> Result<(), LedgerError> {
-        self.execute("DELETE FROM kernels WHERE id = ?1", &[&id.to_string()]).map(drop)
+        self.execute("DELETE FROM kernels WHERE id = ?1", &[&id.to_string()])
+            .map(drop)
     }
 
     // Layers -------------------------------------------------------------------------------
@@ -173,8 +205,9 @@ impl<'a> Tx<'a> {
         let mut chain = Vec::new();
         let mut next = Some(top);
         while let Some(id) = next {
-            let layer =
-                self.layer(id)?.ok_or_else(|| LedgerError::Missing(format!("layer {id}")))?;
+            let layer = self
+                .layer(id)?
+                .ok_or_else(|| LedgerError::Missing(format!("layer {id}")))?;
             next = layer.parent;
             chain.push(layer);
         }
@@ -211,24 +244,34 @@ impl<'a> Tx<'a> {
 
     /// Deletes a layer; refused by the database while something stands on it.
     pub fn delete_layer(&mut self, id: LayerId) -> Result<(), LedgerError> {
-        self.execute("DELETE FROM layers WHERE id = ?1", &[&id.to_string()]).map(drop)
+        self.execute("DELETE FROM layers WHERE id = ?1", &[&id.to_string()])
+            .map(drop)
     }
 
     // Sandboxes ----------------------------------------------------------------------------
 
     /// The sandbox with this id.
     pub fn sandbox(&self, id: SandboxId) -> Result<Option<SandboxRecord>, LedgerError> {
-        self.one("SELECT record FROM sandboxes WHERE id = ?1", &id.to_string())
+        self.one(
+            "SELECT record FROM sandboxes WHERE id = ?1",
+            &id.to_string(),
+        )
     }
 
     /// The sandbox of this name.
     pub fn sandbox_named(&self, name: &Name) -> Result<Option<SandboxRecord>, LedgerError> {
-        self.one("SELECT record FROM sandboxes WHERE name = ?1", &name.as_str())
+        self.one(
+            "SELECT record FROM sandboxes WHERE name = ?1",
+            &name.as_str(),
+        )
     }
 
     /// Every sandbox, oldest first.
     pub fn sandboxes(&self) -> Result<Vec<SandboxRecord>, LedgerError> {
-        self.many("SELECT record FROM sandboxes ORDER BY record ->> 'created_at', id", &[])
+        self.many(
+            "SELECT record FROM sandboxes ORDER BY record ->> 'created_at', id",
+            &[],
+        )
     }
 
     /// Writes a sandbox.
@@ -254,24 +297,34 @@ impl<'a> Tx<'a> {
     /// Deletes a sandbox and, after the commit, its mirror file.
     pub fn delete_sandbox(&mut self, id: SandboxId) -> Result<(), LedgerError> {
         self.removed.insert(id);
-        self.execute("DELETE FROM sandboxes WHERE id = ?1", &[&id.to_string()]).map(drop)
+        self.execute("DELETE FROM sandboxes WHERE id = ?1", &[&id.to_string()])
+            .map(drop)
     }
 
     // Checkpoints --------------------------------------------------------------------------
 
     /// The checkpoint with this id, published or not.
     pub fn checkpoint(&self, id: CheckpointId) -> Result<Option<CheckpointRecord>, LedgerError> {
-        self.one("SELECT record FROM checkpoints WHERE id = ?1", &id.to_string())
+        self.one(
+            "SELECT record FROM checkpoints WHERE id = ?1",
+            &id.to_string(),
+        )
     }
 
     /// The checkpoint of this name, published or not.
     pub fn checkpoint_named(&self, name: &Name) -> Result<Option<CheckpointRecord>, LedgerError> {
-        self.one("SELECT record FROM checkpoints WHERE name = ?1", &name.as_str())
+        self.one(
+            "SELECT record FROM checkpoints WHERE name = ?1",
+            &name.as_str(),
+        )
     }
 
     /// Every checkpoint, oldest first, published or not.
     pub fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, LedgerError> {
-        self.many("SELECT record FROM checkpoints ORDER BY record ->> 'created_at', id", &[])
+        self.many(
+            "SELECT record FROM checkpoints ORDER BY record ->> 'created_at', id",
+            &[],
+        )
     }
 
     /// Writes a checkpoint.
@@ -295,7 +348,8 @@ impl<'a> Tx<'a> {
 
     /// Deletes a checkpoint.
     pub fn delete_checkpoint(&mut self, id: CheckpointId) -> Result<(), LedgerError> {
-        self.execute("DELETE FROM checkpoints WHERE id = ?1", &[&id.to_string()]).map(drop)
+        self.execute("DELETE FROM checkpoints WHERE id = ?1", &[&id.to_string()])
+            .map(drop)
     }
 
     // Handles ------------------------------------------------------------------------------
@@ -350,12 +404,15 @@ impl<'a> Tx<'a> {
 
     pub(crate) fn delete_handle(&mut self, row: &HandleRow) -> Result<(), LedgerError> {
         self.mark(row.owner);
-        self.execute("DELETE FROM handles WHERE id = ?1", &[&row.id.to_string()]).map(drop)
+        self.execute("DELETE FROM handles WHERE id = ?1", &[&row.id.to_string()])
+            .map(drop)
     }
 
     /// The handle with this id.
     pub fn handle(&self, id: HandleId) -> Result<Option<HandleRow>, LedgerError> {
-        Ok(self.handles_where("WHERE id = ?1", &[&id.to_string()])?.pop())
+        Ok(self
+            .handles_where("WHERE id = ?1", &[&id.to_string()])?
+            .pop())
     }
 
     /// Every handle of one owner, in the order of reservation.
@@ -377,8 +434,13 @@ impl<'a> Tx<'a> {
             "SELECT seq, id, owner, kind, state, spec, identity, depends_on, boot_id, created_at
              FROM handles {clause}"
         );
-        let mut statement = self.sql.prepare_cached(&query).map_err(sqlite("read handles"))?;
-        let mut rows = statement.query(parameters).map_err(sqlite("read handles"))?;
+        let mut statement = self
+            .sql
+            .prepare_cached(&query)
+            .map_err(sqlite("read handles"))?;
+        let mut rows = statement
+            .query(parameters)
+            .map_err(sqlite("read handles"))?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(sqlite("read handles"))? {
             found.push(handle_from(row)?);
@@ -417,7 +479,10 @@ impl<'a> Tx<'a> {
             "UPDATE events SET record = ?2 WHERE seq = ?1",
             &[&seq, &encode("an event", &event)?],
         )?;
-        self.execute("DELETE FROM events WHERE seq <= ?1", &[&(seq - EVENTS_KEPT)])?;
+        self.execute(
+            "DELETE FROM events WHERE seq <= ?1",
+            &[&(seq - EVENTS_KEPT)],
+        )?;
         Ok(event)
     }
 
@@ -454,7 +519,10 @@ fn handle_from(row: &Row<'_>) -> Result<HandleRow, LedgerError> {
         depends_on: decode("a handle's dependencies", &text(7)?)?,
         boot_id: text(8)?,
         created_at: Timestamp(
-            row.get::<_, i64>(9).map_err(sqlite("read a handle"))?.try_into().unwrap_or(0),
+            row.get::<_, i64>(9)
+                .map_err(sqlite("read a handle"))?
+                .try_into()
+                .unwrap_or(0),
         ),
     })
 }

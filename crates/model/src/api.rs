@@ -142,7 +142,7 @@ pub struct Sandbox {
     pub memory: ByteSize,
     /// Size of its disk, in bytes.
     pub disk: ByteSize,
-    /// Bytes its own layers occupy on the host's disk.
+    /// Bytes its layers occupy on the host's disk, those it shares with others included.
     pub disk_used: ByteSize,
     /// Depth of its chain of layers.
     pub layers: u64,

@@ -36,7 +36,10 @@ fn parse(kind: &'static str, text: &str) -> Result<u64, IdError> {
     canonical
         .then(|| u64::from_str_radix(text, 16).ok())
         .flatten()
-        .ok_or_else(|| IdError { kind, text: text.chars().take(64).collect() })
+        .ok_or_else(|| IdError {
+            kind,
+            text: text.chars().take(64).collect(),
+        })
 }
 
 macro_rules! typed_id {
@@ -142,8 +145,18 @@ mod tests {
         let id = SandboxId::random().unwrap();
         assert_eq!(id.to_string().parse::<SandboxId>().unwrap(), id);
         assert_eq!(id.short().len(), SHORT_LEN);
-        for bad in ["", "0123", "0123456789ABCDEF", "0123456789abcdeg", "../../../../etc", "+123456789abcdef"] {
-            assert!(bad.parse::<SandboxId>().is_err(), "{bad:?} was taken for an id");
+        for bad in [
+            "",
+            "0123",
+            "0123456789ABCDEF",
+            "0123456789abcdeg",
+            "../../../../etc",
+            "+123456789abcdef",
+        ] {
+            assert!(
+                bad.parse::<SandboxId>().is_err(),
+                "{bad:?} was taken for an id"
+            );
         }
     }
 }

@@ -14,7 +14,9 @@ pub mod state;
 pub mod time;
 
 pub use disk::{DiskChain, DiskFormat, DiskLayer};
-pub use id::{CheckpointId, HandleId, InstanceId, KernelId, LayerId, ProcessId, SandboxId, TemplateId};
+pub use id::{
+    CheckpointId, HandleId, InstanceId, KernelId, LayerId, ProcessId, SandboxId, TemplateId,
+};
 pub use name::{Name, NameError};
 pub use size::{ByteSize, SizeError};
 pub use spec::{Resources, SandboxSpec};

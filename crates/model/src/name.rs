@@ -73,14 +73,21 @@ impl FromStr for Name {
         }
         let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
         if let Some(character) = text.chars().find(|&c| !allowed(c)) {
-            return Err(NameError::Character { text: text.to_owned(), character });
+            return Err(NameError::Character {
+                text: text.to_owned(),
+                character,
+            });
         }
         let separator = |c: char| matches!(c, '.' | '_' | '-');
         if text.starts_with(separator) || text.ends_with(separator) || text.contains("..") {
-            return Err(NameError::Shape { text: text.to_owned() });
+            return Err(NameError::Shape {
+                text: text.to_owned(),
+            });
         }
         if text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(NameError::LooksLikeId { text: text.to_owned() });
+            return Err(NameError::LooksLikeId {
+                text: text.to_owned(),
+            });
         }
         Ok(Self(text.to_owned()))
     }
@@ -134,8 +141,23 @@ mod tests {
             assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
         }
         for bad in [
-            "", "/", "a/b", "..", "a..b", ".a", "-a", "a-", "A", "Web", "a b", "a\nb", "a\0",
-            "ä", &"x".repeat(64), &"x".repeat(300), "0123456789abcdef",
+            "",
+            "/",
+            "a/b",
+            "..",
+            "a..b",
+            ".a",
+            "-a",
+            "a-",
+            "A",
+            "Web",
+            "a b",
+            "a\nb",
+            "a\0",
+            "ä",
+            &"x".repeat(64),
+            &"x".repeat(300),
+            "0123456789abcdef",
         ] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?} was taken for a name");
         }

@@ -7,7 +7,17 @@ use serde::{Deserialize, Serialize};
 
 /// A number of bytes. Text may carry a binary suffix: `512m`, `1GiB`, `64K`.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
 #[serde(transparent)]
 pub struct ByteSize(pub u64);
@@ -16,7 +26,9 @@ pub struct ByteSize(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// Not a number with a known suffix.
-    #[error("\"{0}\" is not a size: write a number of bytes, or one with k, m, g or t (512m, 2GiB)")]
+    #[error(
+        "\"{0}\" is not a size: write a number of bytes, or one with k, m, g or t (512m, 2GiB)"
+    )]
     Format(String),
     /// Over 2^64 − 1 bytes.
     #[error("\"{0}\" is more bytes than can be counted")]
@@ -56,7 +68,9 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let format = || SizeError::Format(text.chars().take(40).collect());
         let trimmed = text.trim();
-        let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+        let split = trimmed
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(trimmed.len());
         let (digits, suffix) = trimmed.split_at(split);
         if digits.is_empty() {
             return Err(format());
@@ -103,9 +117,14 @@ mod tests {
 
     #[test]
     fn sizes_parse_and_print() {
-        for (text, bytes) in
-            [("0", 0), ("512", 512), ("64k", 65536), ("512m", 512 * MIB), ("2GiB", 2 * GIB), ("1 g", GIB)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("64k", 65536),
+            ("512m", 512 * MIB),
+            ("2GiB", 2 * GIB),
+            ("1 g", GIB),
+        ] {
             assert_eq!(text.parse::<ByteSize>().unwrap().bytes(), bytes, "{text}");
         }
         for bad in ["", "m", "-1", "1.5g", "12x", "99999999999g"] {

@@ -8,7 +8,17 @@ use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch, by the host's clock.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
@@ -30,7 +40,10 @@ impl Timestamp {
     /// This moment and `lifetime` more.
     #[must_use]
     pub fn after(self, lifetime: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long from `earlier` to this; zero where `earlier` is later.
@@ -54,7 +67,17 @@ impl fmt::Display for Timestamp {
 
 /// How long a sandbox may live: `90s`, `10m`, `1h 30m`. In JSON: seconds.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
 #[serde(transparent)]
 pub struct Lifetime(pub u64);
@@ -78,9 +101,15 @@ impl FromStr for Lifetime {
         let error = || LifetimeError(text.chars().take(40).collect());
         let seconds = match text.parse::<u64>() {
             Ok(seconds) => seconds,
-            Err(_) => humantime::parse_duration(text).map_err(|_| error())?.as_secs(),
+            Err(_) => humantime::parse_duration(text)
+                .map_err(|_| error())?
+                .as_secs(),
         };
-        if seconds == 0 { Err(error()) } else { Ok(Self(seconds)) }
+        if seconds == 0 {
+            Err(error())
+        } else {
+            Ok(Self(seconds))
+        }
     }
 }
 

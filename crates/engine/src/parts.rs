@@ -1,0 +1,76 @@
+//! What an engine is put together from: the real parts on Linux, simulated ones in tests.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cowslip_host::Site;
+use cowslip_ledger::MonitorInfo;
+use cowslip_ledger::lock::StateLock;
+use cowslip_store::Volumes;
+use cowslip_vmm::{Vmm, VmmError};
+
+use crate::config::Config;
+use crate::guest::Guests;
+
+/// Everything an engine needs.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// The ledger, the host and the layout.
+    pub site: Site,
+    /// The volume backend.
+    pub volumes: Arc<dyn Volumes>,
+    /// Where monitors come from.
+    pub monitors: Arc<dyn Monitors>,
+    /// Connections to guests.
+    pub guests: Arc<dyn Guests>,
+    /// Things to tell in `info` and `doctor`: why which part was chosen.
+    pub notes: Vec<String>,
+    /// The lock on the state directory; none in a simulation.
+    pub lock: Option<StateLock>,
+}
+
+/// Finds the monitor when it is first needed, so that an engine opens on a host that has none yet.
+#[async_trait]
+pub trait Monitors: Send + Sync + 'static {
+    /// The monitor for a new machine. The first call may boot this kernel once, to see whether KVM
+    /// really runs a guest here.
+    ///
+    /// # Errors
+    /// When there is no monitor, naming the package that has it.
+    async fn for_boot(&self, kernel: &Path, initramfs: &Path) -> Result<Arc<dyn Vmm>, VmmError>;
+
+    /// The monitor for a machine that runs already.
+    ///
+    /// # Errors
+    /// As for [`Monitors::for_boot`].
+    async fn for_running(&self, info: Option<&MonitorInfo>) -> Result<Arc<dyn Vmm>, VmmError>;
+
+    /// What is known without finding out more: the monitor in words, and why its accelerator.
+    fn describe(&self) -> (Option<String>, String);
+}
+
+/// One monitor, known from the start.
+pub struct FixedMonitor(pub Arc<dyn Vmm>);
+
+#[async_trait]
+impl Monitors for FixedMonitor {
+    async fn for_boot(&self, _: &Path, _: &Path) -> Result<Arc<dyn Vmm>, VmmError> {
+        Ok(Arc::clone(&self.0))
+    }
+
+    async fn for_running(&self, _: Option<&MonitorInfo>) -> Result<Arc<dyn Vmm>, VmmError> {
+        Ok(Arc::clone(&self.0))
+    }
+
+    fn describe(&self) -> (Option<String>, String) {
+        (Some(in_words(&self.0.info())), "it was given".to_owned())
+    }
+}
+
+/// A monitor in words: `qemu 7.2.22 (tcg)`.
+#[must_use]
+pub fn in_words(info: &MonitorInfo) -> String {
+    format!("{} {} ({})", info.kind, info.version, info.accelerator)
+}

@@ -1,0 +1,250 @@
+//! Starting a machine for a sandbox, from its kernel or from an image: shared by `start`, `fork` and
+//! `resume`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cowslip_host::DirectorySpec;
+use cowslip_ledger::{LedgerError, MonitorInfo, Owner, SandboxRecord};
+use cowslip_model::{DiskChain, LayerId, SandboxId};
+use cowslip_vmm::{Credentials, Machine, MachineConfig, Vmm};
+
+use crate::error::EngineError;
+use crate::guest::{Guest, Restored, Setup};
+use crate::live::Live;
+use crate::unwind::unwind;
+use crate::{Engine, blocking};
+
+/// What a machine starts from.
+pub(crate) enum Origin<'a> {
+    /// Its kernel.
+    Kernel,
+    /// An image; the guest is told what changed for it.
+    Image {
+        path: &'a Path,
+        saved_by: &'a MonitorInfo,
+        /// A fork gets an identity of its own; a resumed sandbox keeps its.
+        new_identity: bool,
+        generation: u64,
+    },
+}
+
+/// How long the parts of a start took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct StartTimes {
+    pub(crate) monitor: Duration,
+    pub(crate) guest: Duration,
+}
+
+/// A machine whose agent has answered.
+pub(crate) struct Started {
+    pub(crate) live: Arc<Live>,
+    pub(crate) monitor: MonitorInfo,
+    pub(crate) times: StartTimes,
+}
+
+/// Random bytes for a guest's pool.
+fn entropy() -> Result<Vec<u8>, EngineError> {
+    let mut bytes = vec![0; 64];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| EngineError::Internal(format!("draw random bytes: {error}")))?;
+    Ok(bytes)
+}
+
+/// A machine id: 32 hexadecimal digits.
+fn machine_id() -> Result<String, EngineError> {
+    Ok(entropy()?
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+impl Engine {
+    /// Starts the machine of `record` on the volume whose top is `top`. On failure the machine is
+    /// unwound, and what could not be released is part of the error.
+    pub(crate) async fn start_machine(
+        &self,
+        record: &SandboxRecord,
+        top: LayerId,
+        from: Origin<'_>,
+    ) -> Result<Started, EngineError> {
+        match self.try_start_machine(record, top, from).await {
+            Ok(started) => Ok(started),
+            Err(error) => Err(error.and_rollback(self.end_machine(record.id).await)),
+        }
+    }
+
+    async fn try_start_machine(
+        &self,
+        record: &SandboxRecord,
+        top: LayerId,
+        from: Origin<'_>,
+    ) -> Result<Started, EngineError> {
+        let begun = std::time::Instant::now();
+        let kernel = self.site.layout.kernel(record.spec.kernel);
+        self.refresh_agent(&kernel).await?;
+        let layers = self.site.ledger.read(|tx| tx.chain(top))?;
+        let vmm = self
+            .monitors
+            .for_boot(&kernel.join("vmlinuz"), &kernel.join("initramfs"))
+            .await?;
+        let spec = DirectorySpec {
+            path: self.site.layout.machine(record.id),
+            mode: 0o700,
+        };
+        self.make_directory(Owner::Machine(record.id), spec).await?;
+        let disk = self
+            .volumes
+            .activate(&self.site, record.id, &layers)
+            .await?;
+        let config = self.machine_config(record, Some(disk));
+        let machine = match &from {
+            Origin::Kernel => vmm.boot(&self.site, &config).await?,
+            Origin::Image { path, saved_by, .. } => {
+                vmm.restores(saved_by)?;
+                let machine = vmm.restore(&self.site, &config, path).await?;
+                machine.resume().await?;
+                machine
+            }
+        };
+        let monitor_up = begun.elapsed();
+        let guest = self.connect_guest(record, &machine, &from).await?;
+        let times = StartTimes {
+            monitor: monitor_up,
+            guest: begun.elapsed() - monitor_up,
+        };
+        Ok(Started {
+            live: Live::new(machine, guest),
+            monitor: vmm.info(),
+            times,
+        })
+    }
+
+    /// Connects to the agent and tells it what it must know. Only then does a sandbox run.
+    async fn connect_guest(
+        &self,
+        record: &SandboxRecord,
+        machine: &Arc<dyn Machine>,
+        from: &Origin<'_>,
+    ) -> Result<Arc<dyn Guest>, EngineError> {
+        let seconds = match from {
+            Origin::Kernel => self.config.machine.boot_timeout,
+            Origin::Image { .. } => self.config.machine.restore_timeout,
+        };
+        let guest = self
+            .guests
+            .connect(record.id, machine, Duration::from_secs(seconds))
+            .await?;
+        match from {
+            Origin::Kernel => {
+                guest
+                    .configure(Setup {
+                        hostname: record.name.to_string(),
+                        machine_id: machine_id()?,
+                        env: record.spec.env.clone().into_iter().collect(),
+                        grow_root: true,
+                        generation: record.generation,
+                        entropy: entropy()?,
+                    })
+                    .await?;
+            }
+            Origin::Image {
+                new_identity,
+                generation,
+                ..
+            } => {
+                let identity = new_identity.then(machine_id).transpose()?;
+                guest
+                    .restored(Restored {
+                        generation: *generation,
+                        hostname: new_identity.then(|| record.name.to_string()),
+                        machine_id: identity,
+                        entropy: entropy()?,
+                    })
+                    .await?;
+            }
+        }
+        Ok(guest)
+    }
+
+    /// The configuration of a sandbox's machine.
+    pub(crate) fn machine_config(
+        &self,
+        record: &SandboxRecord,
+        disk: Option<DiskChain>,
+    ) -> MachineConfig {
+        let kernel = self.site.layout.kernel(record.spec.kernel);
+        MachineConfig {
+            sandbox: record.id,
+            cpus: record.spec.resources.cpus,
+            memory: record.spec.resources.memory,
+            kernel: kernel.join("vmlinuz"),
+            initramfs: kernel.join("initramfs"),
+            command_line: Vec::new(),
+            disk,
+            console_log: self.site.layout.sandbox(record.id).join("console.log"),
+            console_bound: self.config.machine.console_bound,
+            credentials: self.credentials(record.slot),
+        }
+    }
+
+    /// Under root every machine has a uid and gid of its own; an ordinary user has only his.
+    fn credentials(&self, slot: u32) -> Option<Credentials> {
+        if !cowslip_host::process::is_root() {
+            return None;
+        }
+        let id = self.config.machine.uid_base.saturating_add(slot);
+        let kvm = std::fs::metadata("/dev/kvm").ok().map(|found| {
+            use std::os::unix::fs::MetadataExt;
+            found.gid()
+        });
+        Some(Credentials {
+            uid: id,
+            gid: id,
+            groups: kvm.into_iter().filter(|gid| *gid != 0).collect(),
+        })
+    }
+
+    /// Ends the sandbox's machine and waits until it is gone; without one there is nothing to do.
+    pub(crate) async fn end_machine(&self, id: SandboxId) -> Result<(), EngineError> {
+        self.live.remove(id);
+        let site = self.site.clone();
+        Ok(blocking(move || unwind(&site, Owner::Machine(id))).await??)
+    }
+
+    /// The machine and guest of a running sandbox; a broken connection is made again.
+    pub(crate) async fn live(&self, record: &SandboxRecord) -> Result<Arc<Live>, EngineError> {
+        let live = self.live.get(record.id).ok_or_else(|| EngineError::State {
+            verb: "use",
+            name: record.name.clone(),
+            state: record.state,
+            reason: record.reason.clone(),
+        })?;
+        if live.guest().is_closed() {
+            let within = Duration::from_secs(self.config.machine.restore_timeout);
+            let guest = self
+                .guests
+                .connect(record.id, &live.machine, within)
+                .await?;
+            live.replace_guest(guest);
+        }
+        Ok(live)
+    }
+
+    /// The monitor for machines that run already.
+    pub(crate) async fn running_monitor(
+        &self,
+        record: &SandboxRecord,
+    ) -> Result<Arc<dyn Vmm>, EngineError> {
+        Ok(self.monitors.for_running(record.monitor.as_ref()).await?)
+    }
+
+    /// The top layer of a sandbox that has a volume.
+    pub(crate) fn top_of(&self, record: &SandboxRecord) -> Result<LayerId, EngineError> {
+        record.layer.ok_or_else(|| {
+            LedgerError::Missing(format!("volume of sandbox \"{}\"", record.name)).into()
+        })
+    }
+}

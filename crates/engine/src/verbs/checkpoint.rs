@@ -1,0 +1,465 @@
+//! `checkpoint`: memory, device state and disk of one instant, published together or not at all.
+//!
+//! ```text
+//!   record ─ new layer ─ pause ─ freeze disk ─ save memory ─ resume │ sync ─ manifest ─ publish
+//!                        └───────── the guest stands still ───────┘ │  (R25, R26, R30)
+//! ```
+//!
+//! The guest stands still for a time that does not depend on what it wrote to its disk: the frozen
+//! layer gets no more writes, so it is pressed onto the disk after the vCPUs run again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use cowslip_host::DirectorySpec;
+use cowslip_ledger::{
+    CheckpointRecord, LayerRecord, LedgerError, Owner, SandboxRecord, Synchronous,
+};
+use cowslip_model::api::{self, CheckpointRequest};
+use cowslip_model::{
+    ByteSize, CheckpointId, DiskLayer, LayerId, SandboxId, SandboxState, Timestamp, Transition,
+};
+use cowslip_store::{FreezeStyle, LiveDisk, StoreError};
+use cowslip_vmm::Machine;
+
+use crate::error::EngineError;
+use crate::live::Live;
+use crate::unwind::unwind;
+use crate::{Engine, blocking, names, to_the_end};
+
+/// The file of a checkpoint's memory and device state.
+pub(crate) const MEMORY: &str = "memory";
+/// A checkpoint's record, written last.
+pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// A running machine's disk, for the volume backend.
+pub(crate) struct MachineDisk<'a> {
+    pub(crate) sandbox: SandboxId,
+    pub(crate) machine: &'a Arc<dyn Machine>,
+}
+
+#[async_trait]
+impl LiveDisk for MachineDisk<'_> {
+    async fn change_disk(&self, next: &DiskLayer) -> Result<(), StoreError> {
+        self.machine
+            .change_disk(next)
+            .await
+            .map_err(|error| self.swap_error(&error))
+    }
+
+    async fn disk_top(&self) -> Result<PathBuf, StoreError> {
+        self.machine
+            .disk_top()
+            .await
+            .map_err(|error| self.swap_error(&error))
+    }
+}
+
+impl MachineDisk<'_> {
+    fn swap_error(&self, error: &cowslip_vmm::VmmError) -> StoreError {
+        StoreError::Swap {
+            sandbox: self.sandbox,
+            message: crate::error::chain(error).join(": "),
+        }
+    }
+}
+
+/// What one checkpoint works with.
+struct Plan {
+    checkpoint: CheckpointId,
+    top: LayerRecord,
+    other: LayerRecord,
+}
+
+impl Engine {
+    /// Takes a checkpoint of a running sandbox, which goes on running.
+    ///
+    /// # Errors
+    /// When it does not run, or a step failed: the sandbox runs on as before then (or is `failed`, if
+    /// it could not be let go on), and no checkpoint is left.
+    pub async fn create_checkpoint(
+        self: &Arc<Self>,
+        request: CheckpointRequest,
+    ) -> Result<api::Checkpoint, EngineError> {
+        let id = self.find_sandbox(&request.sandbox)?.id;
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _busy = engine.lock(id).await;
+            let record = engine.checkpoint_locked(id, request).await?;
+            engine.view_checkpoint(&record)
+        })
+        .await
+    }
+
+    async fn checkpoint_locked(
+        &self,
+        id: SandboxId,
+        request: CheckpointRequest,
+    ) -> Result<CheckpointRecord, EngineError> {
+        let sandbox = self.begin(id, Transition::Checkpointing, "checkpoint")?;
+        let outcome = async {
+            let live = self.live(&sandbox).await?;
+            let plan = self.plan_checkpoint(&sandbox, request)?;
+            match self.take(&sandbox, &live, &plan).await {
+                Ok(record) => Ok(record),
+                Err(error) => Err(error.and_rollback(self.undo_checkpoint(id, &plan).await)),
+            }
+        };
+        let result = outcome.await;
+        if let Err(error) = &result {
+            self.end_transition(id, error)?;
+        }
+        result
+    }
+
+    /// The sandbox runs on, unless the failure already settled it otherwise.
+    fn end_transition(&self, id: SandboxId, error: &EngineError) -> Result<(), EngineError> {
+        tracing::warn!(sandbox = %id, %error, "checkpoint failed");
+        self.change(
+            id,
+            "checkpoint: give up",
+            Synchronous::Normal,
+            |sandbox, _| {
+                if sandbox.transition == Some(Transition::Checkpointing) {
+                    sandbox.transition = None;
+                }
+                Ok(None)
+            },
+        )
+        .map(drop)
+    }
+
+    /// Records the checkpoint to be and the layer it needs, in one transaction.
+    fn plan_checkpoint(
+        &self,
+        sandbox: &SandboxRecord,
+        request: CheckpointRequest,
+    ) -> Result<Plan, EngineError> {
+        let monitor = sandbox.monitor.clone().ok_or_else(|| {
+            EngineError::Internal(format!(
+                "sandbox \"{}\" runs without a monitor",
+                sandbox.name
+            ))
+        })?;
+        let name = match request.name {
+            Some(name) => name,
+            None => names::make_up(|name| {
+                Ok(self
+                    .site
+                    .ledger
+                    .read(|tx| tx.checkpoint_named(name))?
+                    .is_some())
+            })?,
+        };
+        let style = self.volumes.freeze_style();
+        let top_id = self.top_of(sandbox)?;
+        let other_id = LayerId::random().map_err(LedgerError::from)?;
+        let checkpoint = CheckpointId::random().map_err(LedgerError::from)?;
+        self.site
+            .ledger
+            .write("checkpoint: record", Synchronous::Normal, |tx| {
+                if tx.checkpoint_named(&name)?.is_some() {
+                    return Err(EngineError::Exists {
+                        kind: "checkpoint",
+                        name: name.clone(),
+                    });
+                }
+                let top = tx
+                    .layer(top_id)?
+                    .ok_or_else(|| LedgerError::Missing(format!("layer {top_id}")))?;
+                let other = LayerRecord {
+                    id: other_id,
+                    template: top.template,
+                    parent: (style == FreezeStyle::NewTop).then_some(top_id),
+                    format: self.volumes.format(),
+                    size: top.size,
+                    frozen: false,
+                    created_at: Timestamp::now(),
+                };
+                tx.put_layer(&other)?;
+                if style == FreezeStyle::NewTop {
+                    let mut record = sandbox.clone();
+                    record.next_layer = Some(other_id);
+                    tx.put_sandbox(&record)?;
+                }
+                tx.put_checkpoint(&CheckpointRecord {
+                    id: checkpoint,
+                    name: name.clone(),
+                    sandbox: sandbox.id,
+                    sandbox_name: sandbox.name.clone(),
+                    spec: sandbox.spec.clone(),
+                    main: sandbox.main.clone(),
+                    layer: if style == FreezeStyle::NewTop {
+                        top_id
+                    } else {
+                        other_id
+                    },
+                    generation: sandbox.generation,
+                    monitor,
+                    memory_bytes: ByteSize(0),
+                    downtime_us: 0,
+                    publication_us: 0,
+                    ready: false,
+                    created_at: Timestamp::now(),
+                })?;
+                Ok(Plan {
+                    checkpoint,
+                    top,
+                    other,
+                })
+            })
+    }
+
+    async fn take(
+        &self,
+        sandbox: &SandboxRecord,
+        live: &Live,
+        plan: &Plan,
+    ) -> Result<CheckpointRecord, EngineError> {
+        let directory = self.site.layout.checkpoint(plan.checkpoint);
+        let spec = DirectorySpec {
+            path: directory.clone(),
+            mode: 0o700,
+        };
+        self.make_directory(Owner::Checkpoint(plan.checkpoint), spec)
+            .await?;
+        if self.volumes.freeze_style() == FreezeStyle::NewTop {
+            self.volumes
+                .make_layer(&self.site, &plan.other, Some(&plan.top))
+                .await?;
+        }
+        let begun = Instant::now();
+        let machine = &live.machine;
+        let stopped = async {
+            machine.pause().await?;
+            self.freeze(sandbox.id, machine, plan).await?;
+            Ok::<u64, EngineError>(machine.save(&directory.join(MEMORY)).await?)
+        };
+        let saved = stopped.await;
+        // Whatever happened, the guest goes on (R30).
+        if let Err(error) = machine.resume().await {
+            let error = EngineError::from(error);
+            let ended = self.end_machine(sandbox.id).await;
+            let settled = self.settle(
+                sandbox.id,
+                "checkpoint: settle",
+                SandboxState::Failed,
+                Some(&error),
+            );
+            return Err(error.and_rollback(ended.and(settled)));
+        }
+        let downtime = begun.elapsed();
+        let memory_bytes = saved?;
+        if let Err(error) = live.guest().set_clock().await {
+            tracing::warn!(sandbox = %sandbox.name, %error, "the guest's clock lost the time it stood still");
+        }
+        self.publish_checkpoint(sandbox.id, plan, memory_bytes, begun, downtime)
+            .await
+    }
+
+    /// Freezes the disk and records at once which layer the guest writes from now on.
+    async fn freeze(
+        &self,
+        sandbox: SandboxId,
+        machine: &Arc<dyn Machine>,
+        plan: &Plan,
+    ) -> Result<(), EngineError> {
+        let disk = MachineDisk { sandbox, machine };
+        self.volumes
+            .freeze(&self.site, &plan.top, &plan.other, &disk)
+            .await?;
+        if self.volumes.freeze_style() == FreezeStyle::NewTop {
+            self.advance(sandbox, "checkpoint: changed over")?;
+        }
+        Ok(())
+    }
+
+    /// The next layer is the top from now on, and what was the top is frozen.
+    pub(crate) fn advance(&self, id: SandboxId, step: &str) -> Result<SandboxRecord, EngineError> {
+        self.change(id, step, Synchronous::Normal, |sandbox, tx| {
+            if let Some(next) = sandbox.next_layer.take() {
+                if let Some(old) = sandbox.layer.replace(next)
+                    && let Some(mut old) = tx.layer(old)?
+                {
+                    old.frozen = true;
+                    tx.put_layer(&old)?;
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    async fn publish_checkpoint(
+        &self,
+        sandbox: SandboxId,
+        plan: &Plan,
+        memory_bytes: u64,
+        begun: Instant,
+        downtime: Duration,
+    ) -> Result<CheckpointRecord, EngineError> {
+        let frozen = match self.volumes.freeze_style() {
+            FreezeStyle::NewTop => &plan.top,
+            FreezeStyle::SetAside => &plan.other,
+        };
+        self.volumes.sync(&self.site, frozen).await?;
+        let directory = self.site.layout.checkpoint(plan.checkpoint);
+        let found = self.site.ledger.read(|tx| tx.checkpoint(plan.checkpoint))?;
+        let mut record =
+            found.ok_or_else(|| LedgerError::Missing(format!("checkpoint {}", plan.checkpoint)))?;
+        record.memory_bytes = ByteSize(memory_bytes);
+        record.downtime_us = micros(downtime);
+        record.publication_us = micros(begun.elapsed());
+        record.ready = true;
+        let text = serde_json::to_vec_pretty(&record)
+            .map_err(|error| EngineError::Internal(format!("encode a manifest: {error}")))?;
+        let host = Arc::clone(&self.site.host);
+        blocking(move || {
+            host.sync(&directory.join(MEMORY))?;
+            host.publish(&directory.join(MANIFEST), &text)
+        })
+        .await??;
+        let frozen_id = frozen.id;
+        let event = self
+            .site
+            .ledger
+            .write("checkpoint: publish", Synchronous::Full, |tx| {
+                record.publication_us = micros(begun.elapsed());
+                tx.put_checkpoint(&record)?;
+                if let Some(mut layer) = tx.layer(frozen_id)? {
+                    layer.frozen = true;
+                    tx.put_layer(&layer)?;
+                }
+                if let Some(mut sandbox) = tx.sandbox(sandbox)? {
+                    sandbox.transition = None;
+                    tx.put_sandbox(&sandbox)?;
+                }
+                let detail = serde_json::json!({
+                    "sandbox": record.sandbox,
+                    "downtime_us": record.downtime_us,
+                    "publication_us": record.publication_us,
+                    "memory_bytes": record.memory_bytes,
+                });
+                tx.emit("checkpoint.created", record.id, Some(&record.name), detail)
+                    .map_err(EngineError::from)
+            })?;
+        self.announce(event);
+        Ok(record)
+    }
+
+    /// Releases an unpublished checkpoint. If the guest writes the new layer already it keeps it: its
+    /// chain is one deeper then, and nothing else differs.
+    async fn undo_checkpoint(&self, id: SandboxId, plan: &Plan) -> Result<(), EngineError> {
+        let discarded = self.discard_checkpoint(plan.checkpoint).await;
+        let settled = self.settle_swap(id).await;
+        discarded.and(settled)?;
+        self.collect_layers().await.map(drop)
+    }
+
+    /// Ends a swap of layers that may have happened or not: the machine itself knows which layer it
+    /// writes. Without a machine the new layer, empty or not, is right if its file is whole.
+    pub(crate) async fn settle_swap(&self, id: SandboxId) -> Result<(), EngineError> {
+        let Some(record) = self.site.ledger.read(|tx| tx.sandbox(id))? else {
+            return Ok(());
+        };
+        let Some(next) = record.next_layer else {
+            return Ok(());
+        };
+        let layer = self.site.ledger.read(|tx| tx.layer(next))?;
+        let next_path = layer.map(|layer| self.volumes.path(&self.site, &layer));
+        let changed_over = match self.live.get(id) {
+            Some(live) => Some(live.machine.disk_top().await?) == next_path,
+            None => false,
+        };
+        if changed_over {
+            self.advance(id, "settle the swap: advance").map(drop)
+        } else {
+            self.revert(id, "settle the swap: revert")
+        }
+    }
+
+    /// The next layer is given up; the caller collects it.
+    pub(crate) fn revert(&self, id: SandboxId, step: &str) -> Result<(), EngineError> {
+        self.change(id, step, Synchronous::Normal, |sandbox, _| {
+            sandbox.next_layer = None;
+            Ok(None)
+        })
+        .map(drop)
+    }
+
+    /// Releases a checkpoint's directory and deletes its record.
+    pub(crate) async fn discard_checkpoint(&self, id: CheckpointId) -> Result<(), EngineError> {
+        let site = self.site.clone();
+        blocking(move || unwind(&site, Owner::Checkpoint(id))).await??;
+        self.site
+            .ledger
+            .write("checkpoint: delete", Synchronous::Normal, |tx| {
+                tx.delete_checkpoint(id)
+            })
+            .map_err(EngineError::from)
+    }
+
+    /// Removes a checkpoint: its memory and state files, and the layers only it needed (R37).
+    /// Sandboxes forked from it keep their disks; they are told about unless `cascade` removes them.
+    ///
+    /// # Errors
+    /// When sandboxes were forked from it and `cascade` is not given, or something did not go.
+    pub async fn remove_checkpoint(
+        self: &Arc<Self>,
+        reference: &str,
+        cascade: bool,
+    ) -> Result<(), EngineError> {
+        let record = self.find_checkpoint(reference)?;
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let forks: Vec<SandboxRecord> = engine
+                .site
+                .ledger
+                .read(|tx| tx.sandboxes())?
+                .into_iter()
+                .filter(|sandbox| sandbox.forked_from == Some(record.id))
+                .collect();
+            if !forks.is_empty() && !cascade {
+                return Err(EngineError::InUse {
+                    kind: "checkpoint",
+                    name: record.name.to_string(),
+                    users: forks
+                        .iter()
+                        .map(|fork| format!("sandbox \"{}\"", fork.name))
+                        .collect(),
+                    hint: "remove those first, or remove them with it: --cascade",
+                });
+            }
+            for fork in forks {
+                let _busy = engine.lock(fork.id).await;
+                engine.remove_locked(fork.id).await?;
+            }
+            // From here on nobody sees it; a crash leaves an unpublished one, which recovery discards.
+            engine
+                .site
+                .ledger
+                .write("checkpoint: withdraw", Synchronous::Normal, |tx| {
+                    let mut withdrawn = record.clone();
+                    withdrawn.ready = false;
+                    tx.put_checkpoint(&withdrawn)
+                })?;
+            engine.discard_checkpoint(record.id).await?;
+            let event =
+                engine
+                    .site
+                    .ledger
+                    .write("checkpoint: removed", Synchronous::Normal, |tx| {
+                        let detail = serde_json::json!({});
+                        tx.emit("checkpoint.removed", record.id, Some(&record.name), detail)
+                    })?;
+            engine.announce(event);
+            engine.collect_layers().await.map(drop)
+        })
+        .await
+    }
+}
+
+pub(crate) fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,308 @@
+//! `create`: a sandbox with a volume and no machine.
+
+use std::sync::Arc;
+
+use cowslip_host::{Directory, DirectorySpec};
+use cowslip_ledger::{
+    LayerRecord, LedgerError, Owner, SandboxRecord, Synchronous, TemplateRecord, Tx,
+};
+use cowslip_model::api::{self, CreateRequest};
+use cowslip_model::size::MIB;
+use cowslip_model::{
+    ByteSize, LayerId, Name, Resources, SandboxId, SandboxSpec, SandboxState, Timestamp, Transition,
+};
+
+use crate::error::EngineError;
+use crate::{Engine, blocking, names, to_the_end};
+
+/// Virtual processors at most: what the machine types give.
+const CPUS_MAX: u32 = 64;
+/// Guest memory at least, in bytes: less boots no kernel with its initramfs.
+const MEMORY_MIN: u64 = 64 * MIB;
+/// Disks at most, in bytes: an ext4 file system's bound with 4 KiB blocks.
+const DISK_MAX: u64 = 16 << 40;
+/// Entries of a sandbox's environment at most, and bytes of all of them.
+const ENV_MAX: usize = 1024;
+const ENV_BYTES_MAX: usize = 256 << 10;
+
+impl Engine {
+    /// Makes a sandbox; it is stopped then.
+    ///
+    /// # Errors
+    /// When the request is not acceptable, or something could not be made; nothing is left then.
+    pub async fn create(
+        self: &Arc<Self>,
+        request: CreateRequest,
+    ) -> Result<api::Sandbox, EngineError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let record = engine.create_record(request, false).await?;
+            engine.view_sandbox(&record)
+        })
+        .await
+    }
+
+    /// Makes a sandbox and gives its record.
+    pub(crate) async fn create_record(
+        self: &Arc<Self>,
+        request: CreateRequest,
+        auto_remove: bool,
+    ) -> Result<SandboxRecord, EngineError> {
+        let template = self.find_template(&request.template)?;
+        let spec = self.spec_of(&request, &template)?;
+        let layer = LayerRecord {
+            id: LayerId::random().map_err(LedgerError::from)?,
+            template: template.id,
+            parent: None,
+            format: self.volumes.format(),
+            size: spec.resources.disk,
+            frozen: false,
+            created_at: Timestamp::now(),
+        };
+        let record = self.record_new(request.name, spec, auto_remove, layer.id)?;
+        let record = self.begin_creation(record, &layer, |_| Ok(()))?;
+        let _busy = self.lock(record.id).await;
+        let made = async {
+            self.make_volume(&record, &layer, None).await?;
+            self.change(
+                record.id,
+                "create: publish",
+                Synchronous::Full,
+                |sandbox, tx| {
+                    sandbox.state = SandboxState::Stopped;
+                    sandbox.transition = None;
+                    tx.emit(
+                        "sandbox.created",
+                        sandbox.id,
+                        Some(&sandbox.name),
+                        serde_json::json!({
+                            "template": sandbox.spec.template,
+                        }),
+                    )
+                    .map(Some)
+                },
+            )
+        };
+        match made.await {
+            Ok(record) => {
+                self.ttl_changed.notify_one();
+                Ok(record)
+            }
+            Err(error) => Err(error.and_rollback(self.remove_locked(record.id).await)),
+        }
+    }
+
+    /// The record of a sandbox to be, without a name until it is written.
+    pub(crate) fn record_new(
+        &self,
+        name: Option<Name>,
+        spec: SandboxSpec,
+        auto_remove: bool,
+        layer: LayerId,
+    ) -> Result<SandboxRecord, EngineError> {
+        let name = match name {
+            Some(name) => name,
+            None => names::make_up(|name| {
+                Ok(self
+                    .site
+                    .ledger
+                    .read(|tx| tx.sandbox_named(name))?
+                    .is_some())
+            })?,
+        };
+        let created_at = Timestamp::now();
+        Ok(SandboxRecord {
+            id: SandboxId::random().map_err(LedgerError::from)?,
+            name,
+            expires_at: spec.ttl.map(|ttl| created_at.after(ttl.duration())),
+            spec,
+            state: SandboxState::Creating,
+            transition: Some(Transition::Creating),
+            reason: None,
+            layer: Some(layer),
+            next_layer: None,
+            generation: 1,
+            forked_from: None,
+            paused_image: false,
+            monitor: None,
+            main: None,
+            auto_remove,
+            slot: 0,
+            created_at,
+            started_at: None,
+        })
+    }
+
+    /// Writes the record of a sandbox to be and of its layer, so that whatever comes next is known
+    /// to recovery. `check` may refuse, in the same transaction.
+    pub(crate) fn begin_creation(
+        &self,
+        mut record: SandboxRecord,
+        layer: &LayerRecord,
+        check: impl FnOnce(&mut Tx<'_>) -> Result<(), EngineError>,
+    ) -> Result<SandboxRecord, EngineError> {
+        self.site
+            .ledger
+            .write("create: record", Synchronous::Normal, |tx| {
+                check(tx)?;
+                if tx.sandbox_named(&record.name)?.is_some() {
+                    return Err(EngineError::Exists {
+                        kind: "sandbox",
+                        name: record.name.clone(),
+                    });
+                }
+                record.slot = self.free_slot(tx)?;
+                tx.put_layer(layer)?;
+                tx.put_sandbox(&record)?;
+                Ok(record)
+            })
+    }
+
+    /// The lowest number that no sandbox has: its uid is the base and this.
+    fn free_slot(&self, tx: &Tx<'_>) -> Result<u32, EngineError> {
+        let mut taken: Vec<u32> = tx.sandboxes()?.iter().map(|sandbox| sandbox.slot).collect();
+        taken.sort_unstable();
+        let slot = (0_u32..)
+            .zip(&taken)
+            .find(|(slot, taken)| slot != *taken)
+            .map(|(slot, _)| slot);
+        let slot = slot.unwrap_or_else(|| u32::try_from(taken.len()).unwrap_or(u32::MAX));
+        if slot >= self.config.machine.uid_count {
+            return Err(EngineError::NoSpace(format!(
+                "all {} uids of machine.uid_count are in use: remove sandboxes, or raise it",
+                self.config.machine.uid_count
+            )));
+        }
+        Ok(slot)
+    }
+
+    /// Makes a sandbox's directory and the file of its layer.
+    pub(crate) async fn make_volume(
+        &self,
+        record: &SandboxRecord,
+        layer: &LayerRecord,
+        below: Option<&LayerRecord>,
+    ) -> Result<(), EngineError> {
+        let spec = DirectorySpec {
+            path: self.site.layout.sandbox(record.id),
+            mode: 0o700,
+        };
+        self.make_directory(Owner::Sandbox(record.id), spec).await?;
+        self.volumes.make_layer(&self.site, layer, below).await?;
+        Ok(())
+    }
+
+    /// Makes a directory for `owner` and leaves it with it.
+    pub(crate) async fn make_directory(
+        &self,
+        owner: Owner,
+        spec: DirectorySpec,
+    ) -> Result<(), EngineError> {
+        let slot = self.site.ledger.reserve::<Directory>(owner, spec, &[])?;
+        let host = Arc::clone(&self.site.host);
+        blocking(move || host.make_directory(slot)).await??.settle();
+        Ok(())
+    }
+
+    /// Turns a request into a specification, refusing what no machine can be.
+    fn spec_of(
+        &self,
+        request: &CreateRequest,
+        template: &TemplateRecord,
+    ) -> Result<SandboxSpec, EngineError> {
+        let invalid = |text: String| Err(EngineError::Invalid(text));
+        let kernel = match &request.kernel {
+            Some(reference) => self.find_kernel(reference)?,
+            None => self.default_kernel()?,
+        };
+        let cpus = request.cpus.unwrap_or(self.config.defaults.cpus);
+        if cpus == 0 || cpus > CPUS_MAX {
+            return invalid(format!("{cpus} virtual processors: give 1 to {CPUS_MAX}"));
+        }
+        let asked = request.memory.unwrap_or(self.config.defaults.memory);
+        let host = cowslip_host::usage::memory()?;
+        if asked.bytes() < MEMORY_MIN {
+            return invalid(format!(
+                "{asked} of memory: a guest needs at least {}",
+                ByteSize(MEMORY_MIN)
+            ));
+        }
+        if asked.bytes() > host.total {
+            return invalid(format!(
+                "{asked} of memory: this host has {} in all, {} of it free",
+                ByteSize(host.total),
+                ByteSize(host.available)
+            ));
+        }
+        let memory = ByteSize::mib(asked.mib_ceil());
+        let disk = match request.disk {
+            None => template.size,
+            Some(disk) if disk < template.size => {
+                return invalid(format!(
+                    "a disk of {disk} is too small: the template \"{}\" has {}",
+                    request.template, template.size
+                ));
+            }
+            Some(disk) if disk.bytes() > DISK_MAX => {
+                return invalid(format!(
+                    "a disk of {disk}: give at most {}",
+                    ByteSize(DISK_MAX)
+                ));
+            }
+            Some(disk) => ByteSize(disk.bytes().div_ceil(4096) * 4096),
+        };
+        check_env(&request.env)?;
+        for (what, text) in [
+            ("working directory", &request.workdir),
+            ("user", &request.user),
+        ] {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.is_empty() || text.contains('\0'))
+            {
+                return invalid(format!("the {what} is empty or has a NUL"));
+            }
+        }
+        if request
+            .workdir
+            .as_ref()
+            .is_some_and(|dir| !dir.starts_with('/'))
+        {
+            return invalid("the working directory must be an absolute path".to_owned());
+        }
+        Ok(SandboxSpec {
+            template: template.id,
+            kernel: kernel.id,
+            resources: Resources { cpus, memory, disk },
+            env: request.env.clone(),
+            workdir: request.workdir.clone(),
+            user: request.user.clone(),
+            ttl: request.ttl.or(self.config.defaults.ttl),
+        })
+    }
+}
+
+/// Refuses what no environment can hold.
+pub(crate) fn check_env(
+    env: &std::collections::BTreeMap<String, String>,
+) -> Result<(), EngineError> {
+    let bytes: usize = env
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum();
+    if env.len() > ENV_MAX || bytes > ENV_BYTES_MAX {
+        return Err(EngineError::Invalid(format!(
+            "the environment has {} entries and {bytes} bytes: the limits are {ENV_MAX} and {ENV_BYTES_MAX}",
+            env.len()
+        )));
+    }
+    let bad = env.iter().find(|(name, value)| {
+        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+    });
+    match bad {
+        Some((name, _)) => Err(EngineError::Invalid(format!(
+            "the environment variable {name:?} cannot be set"
+        ))),
+        None => Ok(()),
+    }
+}

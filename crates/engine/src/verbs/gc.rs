@@ -1,0 +1,124 @@
+//! `gc`: releases what nothing needs, and tells what is left that cannot be attributed.
+
+use std::sync::Arc;
+
+use cowslip_ledger::Owner;
+use cowslip_ledger::plan::Action;
+use cowslip_model::SandboxId;
+use cowslip_model::api::GcReport;
+
+use crate::Engine;
+use crate::error::{EngineError, chain};
+use crate::to_the_end;
+use crate::verbs::recover::in_words;
+
+impl Engine {
+    /// Releases layers and handles that nothing needs. What a verb is working on is left to it.
+    ///
+    /// # Errors
+    /// When the ledger or the host cannot be read.
+    pub async fn gc(self: &Arc<Self>) -> Result<GcReport, EngineError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let mut report = GcReport {
+                released: Vec::new(),
+                left: Vec::new(),
+            };
+            for action in engine.differences().await? {
+                let words = in_words(&action);
+                let outcome = match action {
+                    Action::Release { handle, .. } => {
+                        match engine.site.ledger.read(|tx| tx.handle(handle))? {
+                            Some(row) => engine.release_row(row).await,
+                            None => continue,
+                        }
+                    }
+                    Action::ReleaseStray { row, .. } => {
+                        let host = Arc::clone(&engine.site.host);
+                        crate::blocking(move || host.release(&row))
+                            .await?
+                            .map_err(Into::into)
+                    }
+                    Action::Collect { .. } => continue,
+                    _ => {
+                        report.left.push(words);
+                        continue;
+                    }
+                };
+                match outcome {
+                    Ok(()) => report.released.push(words),
+                    Err(error) => report
+                        .left
+                        .push(format!("{words}: {}", chain(&error).join(": "))),
+                }
+            }
+            match engine.collect_layers().await {
+                Ok(layers) => report.released.extend(layers),
+                Err(error) => report.left.push(chain(&error).join(": ")),
+            }
+            Ok(report)
+        })
+        .await
+    }
+
+    /// The recovery plan without what this engine is doing right now.
+    pub(crate) async fn differences(&self) -> Result<Vec<Action>, EngineError> {
+        let plan = self.recovery_plan().await?;
+        let checkpoints = self.site.ledger.read(|tx| tx.checkpoints())?;
+        Ok(plan
+            .into_iter()
+            .filter(|action| match action {
+                Action::Adopt { sandbox } => {
+                    self.live.get(*sandbox).is_none() && !self.is_busy(*sandbox)
+                }
+                Action::Settle { sandbox, .. } | Action::Remove { sandbox, .. } => {
+                    !self.is_busy(*sandbox)
+                }
+                Action::Discard { checkpoint } => !checkpoints
+                    .iter()
+                    .any(|one| one.id == *checkpoint && self.is_busy(one.sandbox)),
+                _ => true,
+            })
+            .collect())
+    }
+
+    /// Whether a verb works on this sandbox now.
+    fn is_busy(&self, id: SandboxId) -> bool {
+        let locks = self
+            .locks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        locks.get(&id).is_some_and(|lock| lock.try_lock().is_err())
+    }
+
+    /// Marks that handles of `owner`, which has no record yet, are being made; until the guard goes.
+    pub(crate) fn making(&self, owner: Owner) -> Making<'_> {
+        self.making_table().insert(owner);
+        Making {
+            engine: self,
+            owner,
+        }
+    }
+
+    pub(crate) fn being_made(&self) -> Vec<Owner> {
+        self.making_table().iter().copied().collect()
+    }
+
+    fn making_table(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<Owner>> {
+        self.making
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// See [`Engine::making`].
+pub(crate) struct Making<'a> {
+    engine: &'a Engine,
+    owner: Owner,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.engine.making_table().remove(&self.owner);
+    }
+}

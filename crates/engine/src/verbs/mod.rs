@@ -1,0 +1,29 @@
+//! The verbs, one file each.
+
+mod archive;
+mod boot;
+mod checkpoint;
+mod create;
+mod doctor;
+mod events;
+mod exec;
+mod expire;
+mod fork;
+mod gc;
+mod info;
+mod kernel;
+mod layers;
+mod logs;
+mod open;
+mod pause;
+pub mod recover;
+mod remove;
+mod resume;
+mod run;
+mod settle;
+mod start;
+mod stop;
+mod template;
+mod watch;
+
+pub use logs::LogKind;

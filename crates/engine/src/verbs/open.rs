@@ -1,0 +1,130 @@
+//! Opening an engine: lock, ledger, recovery, background tasks.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use cowslip_host::{Layout, LinuxHost, Site};
+use cowslip_ledger::Ledger;
+use cowslip_ledger::fault::Injector;
+use cowslip_ledger::lock::StateLock;
+use cowslip_store::Backend;
+use tokio::sync::{Notify, broadcast};
+
+use crate::config::{BackendChoice, Config};
+use crate::error::OpenError;
+use crate::guest::AgentGuests;
+use crate::monitors::QemuMonitors;
+use crate::parts::Parts;
+use crate::verbs::recover::Recovered;
+use crate::{EVENT_BACKLOG, Engine};
+
+impl Engine {
+    /// Opens the engine of the configured state directory, recovers what an earlier one left, and
+    /// starts the background tasks.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or another engine has it.
+    pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+        let parts = real_parts(config)?;
+        let (engine, recovered) = Self::assemble(parts).await;
+        for left in recovered.left {
+            tracing::warn!(left, "recovery left this alone");
+        }
+        Ok(engine)
+    }
+
+    /// Puts an engine together and recovers.
+    pub async fn assemble(parts: Parts) -> (Arc<Self>, Recovered) {
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let engine = Arc::new(Self {
+            config: parts.config,
+            site: parts.site,
+            volumes: parts.volumes,
+            monitors: parts.monitors,
+            guests: parts.guests,
+            live: crate::live::LiveTable::default(),
+            locks: Mutex::new(HashMap::new()),
+            collecting: tokio::sync::Mutex::new(()),
+            events,
+            making: Mutex::new(BTreeSet::new()),
+            refreshed: Mutex::new(HashSet::new()),
+            ttl_changed: Notify::new(),
+            notes: parts.notes,
+            _lock: parts.lock,
+        });
+        let recovered = engine.recover().await.unwrap_or_else(|error| Recovered {
+            done: Vec::new(),
+            left: vec![crate::error::chain(&error).join(": ")],
+        });
+        engine.start_tasks();
+        (engine, recovered)
+    }
+}
+
+fn real_parts(config: Config) -> Result<Parts, OpenError> {
+    let layout = Layout::new(config.paths.state.clone(), config.paths.run.clone());
+    private_directory(layout.state())?;
+    private_directory(layout.run())?;
+    let lock = StateLock::acquire(layout.state())?;
+    let ledger = Ledger::open(
+        layout.state(),
+        &cowslip_host::process::boot_id(),
+        Injector::default(),
+    )?;
+    let host = LinuxHost::new(layout.clone(), ledger.instance())?;
+    let site = Site {
+        ledger,
+        host: Arc::new(host),
+        layout,
+    };
+    let (backend, note) = choose_backend(config.storage.backend);
+    Ok(Parts {
+        monitors: Arc::new(QemuMonitors::new(&config)),
+        volumes: cowslip_store::open(backend),
+        guests: Arc::new(AgentGuests),
+        notes: vec![note],
+        lock: Some(lock),
+        config,
+        site,
+    })
+}
+
+/// The best backend that this host can do, and why.
+fn choose_backend(choice: BackendChoice) -> (Backend, String) {
+    match choice {
+        BackendChoice::Qcow2 => (Backend::Qcow2, "configured".to_owned()),
+        BackendChoice::Copy => (Backend::Copy, "configured".to_owned()),
+        BackendChoice::Auto => (
+            Backend::Qcow2,
+            "chosen: copy-on-write without device-mapper, under QEMU".to_owned(),
+        ),
+    }
+}
+
+/// Makes a directory that only its owner may enter, or checks that it is one.
+fn private_directory(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::StateDir {
+        path: path.to_owned(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed)?;
+    let found = std::fs::metadata(path).map_err(failed)?;
+    let me = cowslip_host::process::effective_uid();
+    if found.uid() != me {
+        return Err(OpenError::ForeignStateDir {
+            path: path.to_owned(),
+            owner: found.uid(),
+        });
+    }
+    if found.mode() & 0o077 != 0 {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}

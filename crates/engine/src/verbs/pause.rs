@@ -1,0 +1,123 @@
+//! `pause`: the sandbox's memory goes to disk and its machine ends.
+//!
+//! The image is published (`paused_image`, in a transaction that survives a power cut) *before* the
+//! machine is ended: at every instant the sandbox is either its machine or its image (R31).
+
+use std::sync::Arc;
+
+use cowslip_ledger::{SandboxRecord, Synchronous};
+use cowslip_model::api;
+use cowslip_model::{SandboxId, SandboxState, Transition};
+
+use crate::error::EngineError;
+use crate::{Engine, blocking, to_the_end};
+
+/// The paused image, in the sandbox's directory.
+pub(crate) const IMAGE: &str = "paused";
+
+impl Engine {
+    /// Takes a running sandbox to disk and frees its memory.
+    ///
+    /// # Errors
+    /// When it does not run, or its memory could not be saved: it runs on then.
+    pub async fn pause(self: &Arc<Self>, reference: &str) -> Result<api::Sandbox, EngineError> {
+        let id = self.find_sandbox(reference)?.id;
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _busy = engine.lock(id).await;
+            let record = engine.pause_locked(id).await?;
+            engine.view_sandbox(&record)
+        })
+        .await
+    }
+
+    async fn pause_locked(&self, id: SandboxId) -> Result<SandboxRecord, EngineError> {
+        let record = self.begin(id, Transition::Pausing, "pause")?;
+        if let Err(error) = self.save_to_image(&record).await {
+            return Err(self.run_on(id, error).await);
+        }
+        // The image is the sandbox now; the machine is only to be released.
+        if let Err(error) = self.end_machine(id).await {
+            let settled = self.change(id, "pause: settle", Synchronous::Normal, |sandbox, _| {
+                sandbox.reason = Some(error.to_string());
+                Ok(None)
+            });
+            return Err(error.and_rollback(settled.map(drop)));
+        }
+        self.change(id, "pause: end", Synchronous::Normal, |sandbox, tx| {
+            sandbox.state = SandboxState::Paused;
+            sandbox.transition = None;
+            tx.emit(
+                "sandbox.paused",
+                id,
+                Some(&sandbox.name),
+                serde_json::json!({}),
+            )
+            .map(Some)
+        })
+    }
+
+    async fn save_to_image(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        let live = self.live(record).await?;
+        self.discard_image(record.id)?;
+        let image = self.site.layout.sandbox(record.id).join(IMAGE);
+        live.machine.pause().await?;
+        let bytes = live.machine.save(&image).await?;
+        let top = self.top_of(record)?;
+        if let Some(layer) = self.site.ledger.read(|tx| tx.layer(top))? {
+            self.volumes.sync(&self.site, &layer).await?;
+        }
+        let host = Arc::clone(&self.site.host);
+        blocking(move || {
+            host.sync(&image)?;
+            image
+                .parent()
+                .map_or(Ok(()), |directory| host.sync(directory))
+        })
+        .await??;
+        tracing::debug!(sandbox = %record.name, bytes, "saved");
+        self.change(
+            record.id,
+            "pause: publish",
+            Synchronous::Full,
+            |sandbox, _| {
+                sandbox.paused_image = true;
+                Ok(None)
+            },
+        )
+        .map(drop)
+    }
+
+    /// After a failed save the sandbox goes on; if even that fails it is `failed`, never a frozen one
+    /// that is shown as running (R30).
+    async fn run_on(&self, id: SandboxId, error: EngineError) -> EngineError {
+        let resumed = match self.live.get(id) {
+            Some(live) => live.machine.resume().await.map_err(EngineError::from),
+            None => Err(EngineError::Internal("its machine is gone".to_owned())),
+        };
+        match resumed {
+            Ok(()) => {
+                let settled =
+                    self.change(id, "pause: give up", Synchronous::Normal, |sandbox, _| {
+                        sandbox.transition = None;
+                        sandbox.paused_image = false;
+                        Ok(None)
+                    });
+                let discarded = self.discard_image(id);
+                error.and_rollback(settled.map(drop).and(discarded))
+            }
+            Err(resume_error) => {
+                let error = error.and_rollback(Err(resume_error));
+                let ended = self.end_machine(id).await;
+                let settled = self.settle(id, "pause: settle", SandboxState::Failed, Some(&error));
+                error.and_rollback(ended.and(settled))
+            }
+        }
+    }
+
+    /// Removes a paused image that is no longer (or not yet) the sandbox.
+    pub(crate) fn discard_image(&self, id: SandboxId) -> Result<(), EngineError> {
+        let image = self.site.layout.sandbox(id).join(IMAGE);
+        Ok(self.site.host.remove_file(&image)?)
+    }
+}

@@ -1,0 +1,260 @@
+//! Recovery: what the engine does before it takes requests, and what `doctor` only prints.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use cowslip_ledger::plan::{Action, Books, Inventory, VolumeOutcome, plan};
+use cowslip_ledger::{HandleRow, Owner, SandboxRecord, Synchronous};
+use cowslip_model::{SandboxId, SandboxState};
+use cowslip_vmm::RunState;
+
+use crate::error::{EngineError, chain};
+use crate::live::Live;
+use crate::unwind;
+use crate::{Engine, blocking};
+
+/// What recovery did, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// What was done.
+    pub done: Vec<String>,
+    /// What failed, or cannot be attributed and was left alone.
+    pub left: Vec<String>,
+}
+
+impl Engine {
+    /// What recovery would do now.
+    ///
+    /// # Errors
+    /// When the ledger or the host cannot be read.
+    pub async fn recovery_plan(&self) -> Result<Vec<Action>, EngineError> {
+        let books = self.site.ledger.read(|tx| {
+            Ok::<_, EngineError>(Books {
+                sandboxes: tx.sandboxes()?,
+                checkpoints: tx.checkpoints()?,
+                layers: tx.layers()?,
+                handles: tx.handles()?,
+                others: tx
+                    .templates()?
+                    .iter()
+                    .map(|template| Owner::Template(template.id))
+                    .chain(tx.kernels()?.iter().map(|kernel| Owner::Kernel(kernel.id)))
+                    .chain(self.being_made())
+                    .collect::<BTreeSet<_>>(),
+            })
+        })?;
+        let host = Arc::clone(&self.site.host);
+        let rows = books.handles.clone();
+        let inventory = blocking(move || {
+            let mut inventory = Inventory::default();
+            for row in &rows {
+                inventory.presence.insert(row.id, host.probe(row)?);
+            }
+            inventory.strays = host.strays(&rows)?;
+            Ok::<_, EngineError>(inventory)
+        })
+        .await??;
+        Ok(plan(&books, &inventory, self.site.ledger.boot_id()))
+    }
+
+    /// Carries out the plan. Each action is tried, whatever became of the others (R18).
+    ///
+    /// # Errors
+    /// When no plan can be made.
+    pub async fn recover(self: &Arc<Self>) -> Result<Recovered, EngineError> {
+        let mut recovered = Recovered::default();
+        for action in self.recovery_plan().await? {
+            let words = in_words(&action);
+            if let Action::Report { what } = &action {
+                recovered.left.push(what.clone());
+                continue;
+            }
+            match self.carry_out(action).await {
+                Ok(()) => {
+                    tracing::info!(action = words, "recovered");
+                    recovered.done.push(words);
+                }
+                Err(error) => {
+                    let why = chain(&error).join(": ");
+                    tracing::error!(action = words, why, "recovery failed");
+                    recovered.left.push(format!("{words}: {why}"));
+                }
+            }
+        }
+        // What the actions freed.
+        if let Err(error) = self.collect_layers().await {
+            recovered.left.push(chain(&error).join(": "));
+        }
+        Ok(recovered)
+    }
+
+    async fn carry_out(self: &Arc<Self>, action: Action) -> Result<(), EngineError> {
+        match action {
+            Action::Adopt { sandbox } => self.adopt(sandbox).await,
+            Action::Settle {
+                sandbox,
+                state,
+                volume,
+                reason,
+            } => self.settle_found(sandbox, state, volume, reason).await,
+            Action::Remove { sandbox, .. } => {
+                let _busy = self.lock(sandbox).await;
+                self.remove_locked(sandbox).await
+            }
+            Action::Discard { checkpoint } => self.discard_checkpoint(checkpoint).await,
+            // Collected together, at the end.
+            Action::Collect { .. } | Action::Report { .. } => Ok(()),
+            Action::Release { handle, .. } => {
+                let row = self.site.ledger.read(|tx| tx.handle(handle))?;
+                match row {
+                    Some(row) => self.release_row(row).await,
+                    None => Ok(()),
+                }
+            }
+            Action::ReleaseStray { row, .. } => {
+                let host = Arc::clone(&self.site.host);
+                Ok(blocking(move || host.release(&row)).await??)
+            }
+        }
+    }
+
+    /// Releases one handle that has no owner.
+    pub(crate) async fn release_row(&self, row: HandleRow) -> Result<(), EngineError> {
+        let site = self.site.clone();
+        blocking(move || unwind::release(&site, &row))
+            .await?
+            .map_err(EngineError::Internal)
+    }
+
+    /// Connects to a machine that an earlier engine started (R46); one that does not answer has
+    /// failed.
+    async fn adopt(self: &Arc<Self>, id: SandboxId) -> Result<(), EngineError> {
+        let _busy = self.lock(id).await;
+        let Some(record) = self.site.ledger.read(|tx| tx.sandbox(id))? else {
+            return Ok(());
+        };
+        if let Err(error) = self.adopt_machine(&record).await {
+            let ended = self.end_machine(id).await;
+            // Without its machine the new layer is right, be it empty or written.
+            let advanced = match ended {
+                Ok(()) => self.advance_if_whole(id).await,
+                Err(error) => Err(error),
+            };
+            let settled = self.settle(id, "adopt: settle", SandboxState::Failed, Some(&error));
+            return Err(error.and_rollback(advanced.and(settled)));
+        }
+        Ok(())
+    }
+
+    async fn adopt_machine(self: &Arc<Self>, record: &SandboxRecord) -> Result<(), EngineError> {
+        let id = record.id;
+        let vmm = self.running_monitor(record).await?;
+        let machine = vmm
+            .attach(&self.site, &self.machine_config(record, None))
+            .await?;
+        if record.next_layer.is_some() {
+            let layer = record
+                .next_layer
+                .map(|next| self.site.ledger.read(|tx| tx.layer(next)));
+            let next = layer.transpose()?.flatten();
+            let top = machine.disk_top().await?;
+            if next.is_some_and(|next| self.volumes.path(&self.site, &next) == top) {
+                self.advance(id, "adopt: advance")?;
+            } else {
+                self.revert(id, "adopt: revert")?;
+            }
+        }
+        if machine.state().await? == RunState::Paused {
+            machine.resume().await?;
+        }
+        let within = std::time::Duration::from_secs(self.config.machine.restore_timeout);
+        let guest = self.guests.connect(id, &machine, within).await?;
+        if let Err(error) = guest.set_clock().await {
+            tracing::warn!(sandbox = %record.name, %error, "the guest's clock was not set");
+        }
+        self.change(id, "adopt: publish", Synchronous::Normal, |sandbox, _| {
+            sandbox.transition = None;
+            sandbox.paused_image = false;
+            Ok(None)
+        })?;
+        self.discard_image(id)?;
+        let live = Live::new(machine, guest);
+        self.live.insert(id, Arc::clone(&live));
+        self.watch(id, Arc::clone(&live));
+        self.follow_main_again(record, &live);
+        Ok(())
+    }
+
+    /// Ends what is left of a machine and puts the sandbox where it belongs.
+    async fn settle_found(
+        &self,
+        id: SandboxId,
+        state: SandboxState,
+        volume: VolumeOutcome,
+        reason: Option<String>,
+    ) -> Result<(), EngineError> {
+        let _busy = self.lock(id).await;
+        self.end_machine(id).await?;
+        match volume {
+            VolumeOutcome::Keep => {}
+            VolumeOutcome::Revert => self.revert(id, "recover: revert")?,
+            VolumeOutcome::Advance => self.advance_if_whole(id).await?,
+        }
+        let record = self.change(id, "recover: settle", Synchronous::Normal, |sandbox, tx| {
+            sandbox.state = state;
+            sandbox.transition = None;
+            sandbox.reason.clone_from(&reason);
+            let detail = serde_json::json!({ "state": state, "reason": reason });
+            tx.emit("sandbox.recovered", id, Some(&sandbox.name), detail)
+                .map(Some)
+        })?;
+        if !record.paused_image {
+            self.discard_image(id)?;
+        }
+        Ok(())
+    }
+
+    /// The new layer becomes the top if its file was made; else no machine ever wrote it.
+    async fn advance_if_whole(&self, id: SandboxId) -> Result<(), EngineError> {
+        let Some(record) = self.site.ledger.read(|tx| tx.sandbox(id))? else {
+            return Ok(());
+        };
+        let Some(next) = record.next_layer else {
+            return Ok(());
+        };
+        let layers = self.site.ledger.read(|tx| tx.chain(next))?;
+        match self.volumes.activate(&self.site, id, &layers).await {
+            Ok(_) => self.advance(id, "recover: advance").map(drop),
+            Err(error) => {
+                tracing::warn!(sandbox = %record.name, %error, "the new layer was not finished; it goes");
+                self.revert(id, "recover: revert")
+            }
+        }
+    }
+}
+
+/// An action in words, for logs, `doctor` and `gc`.
+#[must_use]
+pub fn in_words(action: &Action) -> String {
+    match action {
+        Action::Adopt { sandbox } => format!("adopt the machine of sandbox {sandbox}"),
+        Action::Settle {
+            sandbox,
+            state,
+            reason,
+            ..
+        } => {
+            let why = reason
+                .as_deref()
+                .map(|reason| format!(" ({reason})"))
+                .unwrap_or_default();
+            format!("settle sandbox {sandbox} as {state}{why}")
+        }
+        Action::Remove { sandbox, reason } => format!("remove sandbox {sandbox}: {reason}"),
+        Action::Discard { checkpoint } => format!("discard unpublished checkpoint {checkpoint}"),
+        Action::Collect { layer } => format!("collect unused layer {layer}"),
+        Action::Release { what, .. } => format!("release {what}"),
+        Action::ReleaseStray { what, .. } => format!("end stray: {what}"),
+        Action::Report { what } => what.clone(),
+    }
+}

@@ -1,0 +1,79 @@
+//! `rm`: everything of a sandbox goes: machine, directory, layers that nothing else stands on.
+
+use std::sync::Arc;
+
+use cowslip_ledger::{Owner, Synchronous};
+use cowslip_model::{SandboxId, SandboxState, Transition};
+
+use crate::error::EngineError;
+use crate::unwind::unwind;
+use crate::{Engine, blocking, to_the_end};
+
+impl Engine {
+    /// Removes a sandbox. One that runs is only removed by `force`.
+    ///
+    /// # Errors
+    /// When it runs, or something could not be released: the sandbox is `failed` then and its
+    /// removal can be tried again.
+    pub async fn remove(self: &Arc<Self>, reference: &str, force: bool) -> Result<(), EngineError> {
+        let record = self.find_sandbox(reference)?;
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let id = record.id;
+            // Waiting for a start that may take minutes would keep `rm --force` from ending it.
+            if force && record.transition == Some(Transition::Starting) {
+                engine.end_machine(id).await?;
+            }
+            let _busy = engine.lock(id).await;
+            let found = engine.site.ledger.read(|tx| tx.sandbox(id))?;
+            let Some(record) = found else {
+                return Err(super::settle::gone(id));
+            };
+            if record.state == SandboxState::Running && !force {
+                return Err(EngineError::State {
+                    verb: "remove",
+                    name: record.name,
+                    state: record.state,
+                    reason: None,
+                });
+            }
+            engine.remove_locked(id).await
+        })
+        .await
+    }
+
+    /// Removes a sandbox in whatever state; the caller holds its lock. Can be tried again.
+    pub(crate) async fn remove_locked(&self, id: SandboxId) -> Result<(), EngineError> {
+        let found = self.site.ledger.read(|tx| tx.sandbox(id))?;
+        let Some(record) = found else { return Ok(()) };
+        if record.transition != Some(Transition::Removing) {
+            self.begin(id, Transition::Removing, "remove")?;
+        }
+        let outcome = async {
+            // The machine first: nothing it uses may go before it has ended (R13).
+            self.end_machine(id).await?;
+            let site = self.site.clone();
+            blocking(move || unwind(&site, Owner::Sandbox(id))).await??;
+            let event = self
+                .site
+                .ledger
+                .write("remove: publish", Synchronous::Normal, |tx| {
+                    tx.delete_sandbox(id)?;
+                    let detail = serde_json::json!({});
+                    tx.emit("sandbox.removed", id, Some(&record.name), detail)
+                })?;
+            Ok::<_, EngineError>(event)
+        };
+        match outcome.await {
+            Ok(event) => {
+                self.announce(event);
+                self.ttl_changed.notify_one();
+                self.collect_layers().await.map(drop)
+            }
+            Err(error) => {
+                let settled = self.settle(id, "remove: settle", SandboxState::Failed, Some(&error));
+                Err(error.and_rollback(settled))
+            }
+        }
+    }
+}

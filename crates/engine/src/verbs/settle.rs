@@ -1,0 +1,93 @@
+//! Changing a sandbox's record: every verb's transitions go through here.
+
+use cowslip_ledger::{EventRecord, LedgerError, SandboxRecord, Synchronous, Tx};
+use cowslip_model::{SandboxId, SandboxState, Transition};
+
+use crate::Engine;
+use crate::error::{EngineError, chain};
+
+impl Engine {
+    /// Changes a sandbox's record in one transaction and announces the event that `work` emitted.
+    pub(crate) fn change(
+        &self,
+        id: SandboxId,
+        step: &str,
+        durability: Synchronous,
+        work: impl FnOnce(&mut SandboxRecord, &mut Tx<'_>) -> Result<Option<EventRecord>, LedgerError>,
+    ) -> Result<SandboxRecord, EngineError> {
+        let (record, event) = self.site.ledger.write(step, durability, |tx| {
+            let mut record = tx
+                .sandbox(id)?
+                .ok_or_else(|| LedgerError::Missing(format!("sandbox {id}")))?;
+            let event = work(&mut record, tx)?;
+            tx.put_sandbox(&record)?;
+            Ok::<_, EngineError>((record, event))
+        })?;
+        if let Some(event) = event {
+            self.announce(event);
+        }
+        Ok(record)
+    }
+
+    /// Marks that `transition` begins, if the sandbox's state allows it (R38). The caller holds the
+    /// sandbox's lock.
+    pub(crate) fn begin(
+        &self,
+        id: SandboxId,
+        transition: Transition,
+        verb: &'static str,
+    ) -> Result<SandboxRecord, EngineError> {
+        let found = self.site.ledger.read(|tx| tx.sandbox(id))?;
+        let record = found.ok_or_else(|| gone(id))?;
+        if !record.state.allows(transition) {
+            return Err(EngineError::State {
+                verb,
+                name: record.name,
+                state: record.state,
+                reason: record.reason,
+            });
+        }
+        self.change(
+            id,
+            &format!("{verb}: begin"),
+            Synchronous::Normal,
+            |sandbox, _| {
+                sandbox.transition = Some(transition);
+                Ok(None)
+            },
+        )
+    }
+
+    /// Ends a transition in `state`, with the reason where that is a failure.
+    pub(crate) fn settle(
+        &self,
+        id: SandboxId,
+        step: &str,
+        state: SandboxState,
+        reason: Option<&EngineError>,
+    ) -> Result<(), EngineError> {
+        let reason = reason.map(|error| chain(error).join(": "));
+        self.change(id, step, Synchronous::Normal, |sandbox, tx| {
+            sandbox.state = state;
+            sandbox.transition = None;
+            sandbox.reason.clone_from(&reason);
+            if state == SandboxState::Failed {
+                let detail = serde_json::json!({ "reason": reason });
+                return tx
+                    .emit("sandbox.failed", id, Some(&sandbox.name), detail)
+                    .map(Some);
+            }
+            Ok(None)
+        })
+        .map(drop)
+    }
+}
+
+/// The sandbox went while the verb waited for its turn.
+pub(crate) fn gone(id: SandboxId) -> EngineError {
+    EngineError::NotFound {
+        kind: "sandbox",
+        reference: id.to_string(),
+        near: Vec::new(),
+    }
+}

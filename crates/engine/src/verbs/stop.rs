@@ -1,0 +1,100 @@
+//! `stop`: the guest syncs and powers off in bounded time, or is killed (R36).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cowslip_ledger::{SandboxRecord, Synchronous};
+use cowslip_model::api::{self, StopRequest};
+use cowslip_model::{SandboxId, SandboxState, Transition};
+
+use crate::error::EngineError;
+use crate::{Engine, to_the_end};
+
+/// What processes get to end, unless the request says otherwise.
+const GRACE: Duration = Duration::from_secs(10);
+/// The longest that may be asked for.
+const GRACE_MAX: Duration = Duration::from_secs(3600);
+/// What the guest gets beyond that to sync and power off.
+const POWER_OFF: Duration = Duration::from_secs(20);
+
+impl Engine {
+    /// Ends the sandbox's machine; its disk stays. A paused sandbox loses its memory.
+    ///
+    /// # Errors
+    /// When it has no machine, or what it held could not be released.
+    pub async fn stop(
+        self: &Arc<Self>,
+        reference: &str,
+        request: StopRequest,
+    ) -> Result<api::Sandbox, EngineError> {
+        let id = self.find_sandbox(reference)?.id;
+        let engine = Arc::clone(self);
+        let grace = request
+            .timeout
+            .map_or(GRACE, Duration::from_secs)
+            .min(GRACE_MAX);
+        to_the_end(async move {
+            let _busy = engine.lock(id).await;
+            let record = engine.stop_locked(id, grace).await?;
+            engine.view_sandbox(&record)
+        })
+        .await
+    }
+
+    /// The same; the caller holds the lock. A `grace` of zero kills at once.
+    pub(crate) async fn stop_locked(
+        &self,
+        id: SandboxId,
+        grace: Duration,
+    ) -> Result<SandboxRecord, EngineError> {
+        let record = self.begin(id, Transition::Stopping, "stop")?;
+        self.shut_down(&record, grace).await;
+        if let Err(error) = self.end_machine(id).await {
+            let settled = self.settle(id, "stop: settle", SandboxState::Failed, Some(&error));
+            return Err(error.and_rollback(settled));
+        }
+        let had_image = record.paused_image;
+        let record = self.change(id, "stop: publish", Synchronous::Normal, |sandbox, tx| {
+            sandbox.state = SandboxState::Stopped;
+            sandbox.transition = None;
+            sandbox.reason = None;
+            sandbox.paused_image = false;
+            tx.emit(
+                "sandbox.stopped",
+                id,
+                Some(&sandbox.name),
+                serde_json::json!({}),
+            )
+            .map(Some)
+        })?;
+        if had_image {
+            self.discard_image(id)?;
+        }
+        Ok(record)
+    }
+
+    /// Asks the guest to power off and waits for that, as long as `grace` and no longer than a guest
+    /// that works would need: a wedged one is killed by what comes next.
+    pub(crate) async fn shut_down(&self, record: &SandboxRecord, grace: Duration) {
+        if grace.is_zero() {
+            return;
+        }
+        let Some(live) = self.live.get(record.id) else {
+            return;
+        };
+        let polite = async {
+            match live.guest().shutdown(grace).await {
+                Ok(()) => drop(live.machine.ended().await),
+                Err(error) => {
+                    tracing::warn!(sandbox = %record.name, %error, "the guest does not shut down; it is killed");
+                }
+            }
+        };
+        if tokio::time::timeout(grace + POWER_OFF, polite)
+            .await
+            .is_err()
+        {
+            tracing::warn!(sandbox = %record.name, "the guest did not power off in time; it is killed");
+        }
+    }
+}
