@@ -1,0 +1,40 @@
+# What a newcomer runs. Each target is a short script or a cargo command: nothing is hidden here.
+
+PREFIX ?= /usr/local
+# rustup's directory is not on the PATH of a shell without its profile.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build quickstart test lint bench install clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo
+	@echo "Downloads and guest kernels are kept in $${COWSLIP_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/cowslip}."
+
+setup: ## install what is missing to build and run (asks for root only then)
+	@scripts/setup
+
+build: setup ## build the command line and the guest agent, optimised
+	cargo build --release
+	@install -m 0755 "$$(scripts/build-agent)" "$${CARGO_TARGET_DIR:-target}/release/cowslip-agent"
+
+quickstart: build ## run the main job on real guests: import, run, checkpoint, fork
+	@scripts/quickstart
+
+test: ## run every test, the ones on real guests included
+	@scripts/setup --guest-kernel
+	@scripts/test
+
+lint: setup ## check formatting, lints and layers
+	@scripts/lint
+
+bench: build ## measure against plain QEMU and mke2fs, side by side
+	@environment=$$(scripts/test-assets) && . "$$environment" && cargo run --release --package cowslip-benches
+
+install: build ## install to PREFIX (default /usr/local), under DESTDIR if it is set
+	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip" "$(DESTDIR)$(PREFIX)/bin/cowslip"
+	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip-agent" "$(DESTDIR)$(PREFIX)/libexec/cowslip/cowslip-agent"
+
+clean: ## remove what was built (the cache stays)
+	cargo clean
