@@ -43,6 +43,9 @@ pub enum OpenError {
     /// The host layer does not open.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The ledger was lost and could not be built again.
+    #[error("build the ledger again from the files beside it: {0}")]
+    Rebuild(#[from] Box<EngineError>),
 }
 
 /// Why a verb failed.

@@ -7,6 +7,7 @@
 //!
 //! Releases are idempotent and never act on an object whose identity does not match its row.
 
+pub mod adopt;
 pub mod bounded_log;
 pub mod clone;
 pub mod directory;

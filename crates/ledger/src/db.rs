@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cowslip_model::{HandleId, InstanceId, Timestamp};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::fault::{Fault, Injector};
 use crate::handle::{HandleRow, HandleState, Reservation, Resource};
@@ -18,6 +18,9 @@ use crate::tx::Tx;
 
 /// Migrations in order; `PRAGMA user_version` counts those applied. Append only.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+/// The database's file in the state directory.
+pub const DATABASE: &str = "cowslip.db";
 
 /// Events kept; older ones go as new ones come.
 pub(crate) const EVENTS_KEPT: i64 = 10_000;
@@ -68,6 +71,22 @@ pub enum LedgerError {
         found: i64,
         /// The newest known.
         known: i64,
+    },
+    /// The database is no database any more.
+    #[error("the ledger \"{path}\" is damaged: {source}")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's own error.
+        source: rusqlite::Error,
+    },
+    /// The file with the state directory's id cannot be used.
+    #[error("the id of the state directory, \"{path}\": {source}")]
+    Instance {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
     },
     /// The row is not there.
     #[error("the ledger has no {0}")]
@@ -122,17 +141,9 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be opened, migrated, or is newer than this program.
     pub fn open(dir: &Path, boot_id: &str, faults: Injector) -> Result<Self, LedgerError> {
-        let path = dir.join("cowslip.db");
-        let mut connection =
-            Connection::open(&path).map_err(sqlite(format!("open \"{}\"", path.display())))?;
-        connection
-            .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
-                 PRAGMA busy_timeout = 5000;",
-            )
-            .map_err(sqlite("configure"))?;
-        migrate(&mut connection, &path)?;
-        let instance = instance_id(&connection)?;
+        let path = dir.join(DATABASE);
+        let (connection, instance) =
+            open_database(dir, &path).map_err(|error| name_damage(error, &path))?;
         let mirror = Mirror::open(dir.join("handles"))?;
         Ok(Self(Arc::new(Inner {
             connection: Mutex::new(connection),
@@ -350,22 +361,63 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     Ok(())
 }
 
-fn instance_id(connection: &Connection) -> Result<InstanceId, LedgerError> {
-    let stored: Option<String> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'instance'", [], |row| {
-            row.get(0)
-        })
-        .optional()
-        .map_err(sqlite("read the instance id"))?;
-    if let Some(id) = stored.and_then(|text| text.parse().ok()) {
-        return Ok(id);
+fn open_database(dir: &Path, path: &Path) -> Result<(Connection, InstanceId), LedgerError> {
+    let mut connection =
+        Connection::open(path).map_err(sqlite(format!("open \"{}\"", path.display())))?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
+             PRAGMA busy_timeout = 5000;",
+        )
+        .map_err(sqlite("configure"))?;
+    migrate(&mut connection, path)?;
+    let instance = instance_id(dir)?;
+    Ok((connection, instance))
+}
+
+/// Tells a damaged database from one that could not be opened for another reason.
+fn name_damage(error: LedgerError, path: &Path) -> LedgerError {
+    match error {
+        LedgerError::Sqlite { source, .. }
+            if matches!(
+                source.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
+            ) =>
+        {
+            LedgerError::Damaged {
+                path: path.to_owned(),
+                source,
+            }
+        }
+        other => other,
+    }
+}
+
+/// The id of the state directory. It stands in a file of its own, since the names of running machines
+/// carry it: they must be known again even if the database is lost.
+fn instance_id(dir: &Path) -> Result<InstanceId, LedgerError> {
+    let path = dir.join("instance");
+    let failed = |source| LedgerError::Instance {
+        path: path.clone(),
+        source,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            return text.trim().parse().map_err(|_| {
+                failed(std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    "it holds no id",
+                ))
+            });
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
     }
     let id = InstanceId::random()?;
-    connection
-        .execute(
-            "INSERT OR REPLACE INTO meta (key, value) VALUES ('instance', ?1)",
-            params![id.to_string()],
-        )
-        .map_err(sqlite("record the instance id"))?;
+    let temporary = dir.join("instance.tmp");
+    std::fs::write(&temporary, format!("{id}\n"))
+        .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .map_err(failed)?;
     Ok(id)
 }

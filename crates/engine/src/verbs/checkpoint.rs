@@ -27,12 +27,11 @@ use cowslip_vmm::Machine;
 use crate::error::EngineError;
 use crate::live::Live;
 use crate::unwind::unwind;
+use crate::verbs::rebuild::{self, RECORD};
 use crate::{Engine, blocking, names, to_the_end};
 
 /// The file of a checkpoint's memory and device state.
 pub(crate) const MEMORY: &str = "memory";
-/// A checkpoint's record, written last.
-pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// A running machine's disk, for the volume backend.
 pub(crate) struct MachineDisk<'a> {
@@ -312,12 +311,15 @@ impl Engine {
         record.downtime_us = micros(downtime);
         record.publication_us = micros(begun.elapsed());
         record.ready = true;
-        let text = serde_json::to_vec_pretty(&record)
-            .map_err(|error| EngineError::Internal(format!("encode a manifest: {error}")))?;
+        let layers = self.site.ledger.read(|tx| tx.chain(frozen.id))?;
+        let text = rebuild::encode(&rebuild::CheckpointFile {
+            record: record.clone(),
+            layers,
+        })?;
         let host = Arc::clone(&self.site.host);
         blocking(move || {
             host.sync(&directory.join(MEMORY))?;
-            host.publish(&directory.join(MANIFEST), &text)
+            host.publish(&directory.join(RECORD), &text)
         })
         .await??;
         let frozen_id = frozen.id;

@@ -10,6 +10,7 @@ use cowslip_model::{ByteSize, KernelId, Timestamp};
 
 use crate::error::EngineError;
 use crate::unwind::unwind;
+use crate::verbs::rebuild::{self, RECORD};
 use crate::{Engine, blocking, to_the_end};
 
 /// The agent's file name.
@@ -79,6 +80,10 @@ impl Engine {
             size: ByteSize(manifest.kernel.size + manifest.initramfs.size),
             created_at: Timestamp::now(),
         };
+        let text = rebuild::encode(&record)?;
+        let host = Arc::clone(&self.site.host);
+        let path = self.site.layout.kernel(id).join(RECORD);
+        blocking(move || host.publish(&path, &text)).await??;
         let event = self
             .site
             .ledger

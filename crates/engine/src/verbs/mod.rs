@@ -16,6 +16,7 @@ mod layers;
 mod logs;
 mod open;
 mod pause;
+mod rebuild;
 pub mod recover;
 mod remove;
 mod resume;

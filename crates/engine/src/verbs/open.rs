@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use cowslip_host::{Layout, LinuxHost, Site};
-use cowslip_ledger::Ledger;
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::lock::StateLock;
+use cowslip_ledger::{Ledger, LedgerError};
+use cowslip_model::Timestamp;
 use cowslip_store::Backend;
 use tokio::sync::{Notify, broadcast};
 
@@ -17,6 +18,7 @@ use crate::error::OpenError;
 use crate::guest::AgentGuests;
 use crate::monitors::QemuMonitors;
 use crate::parts::Parts;
+use crate::verbs::rebuild;
 use crate::verbs::recover::Recovered;
 use crate::{EVENT_BACKLOG, Engine};
 
@@ -68,17 +70,18 @@ fn real_parts(config: Config) -> Result<Parts, OpenError> {
     private_directory(layout.state())?;
     private_directory(layout.run())?;
     let lock = StateLock::acquire(layout.state())?;
-    let ledger = Ledger::open(
-        layout.state(),
-        &cowslip_host::process::boot_id(),
-        Injector::default(),
-    )?;
+    let ledger = open_ledger(layout.state())?;
     let host = LinuxHost::new(layout.clone(), ledger.instance())?;
     let site = Site {
         ledger,
         host: Arc::new(host),
         layout,
     };
+    if rebuild::is_empty(&site).map_err(Box::new)? {
+        for what in rebuild::rebuild(&site).map_err(Box::new)? {
+            tracing::warn!(what, "the database had lost it; recorded again");
+        }
+    }
     let (backend, note) = choose_backend(config.storage.backend);
     Ok(Parts {
         monitors: Arc::new(QemuMonitors::new(&config)),
@@ -89,6 +92,33 @@ fn real_parts(config: Config) -> Result<Parts, OpenError> {
         config,
         site,
     })
+}
+
+/// Opens the ledger; a damaged database is set aside, never deleted, and built again.
+fn open_ledger(state: &Path) -> Result<Ledger, OpenError> {
+    let open = || {
+        Ledger::open(
+            state,
+            &cowslip_host::process::boot_id(),
+            Injector::default(),
+        )
+    };
+    match open() {
+        Err(LedgerError::Damaged { path, source }) => {
+            let aside = path.with_extension(format!("damaged-{}", Timestamp::now().0));
+            tracing::error!(error = %source, aside = %aside.display(), "the ledger is damaged and set aside");
+            std::fs::rename(&path, &aside).map_err(|source| OpenError::StateDir {
+                path: path.clone(),
+                source,
+            })?;
+            for suffix in ["db-wal", "db-shm"] {
+                // They belong to the damaged one; absent is fine.
+                let _ = std::fs::rename(path.with_extension(suffix), aside.with_extension(suffix));
+            }
+            Ok(open()?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// The best backend that this host can do, and why.

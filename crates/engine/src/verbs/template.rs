@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::error::EngineError;
 use crate::unwind::unwind;
-use crate::verbs::checkpoint::MANIFEST;
+use crate::verbs::rebuild::{self, RECORD};
 use crate::{Engine, blocking, to_the_end};
 
 /// Where an image comes from.
@@ -208,10 +208,9 @@ impl Engine {
             source: source.to_owned(),
             created_at: Timestamp::now(),
         };
-        let text = serde_json::to_vec_pretty(&record)
-            .map_err(|error| EngineError::Internal(format!("encode a manifest: {error}")))?;
+        let text = rebuild::encode(&record)?;
         let host = Arc::clone(&self.site.host);
-        let manifest = self.site.layout.template(id).join(MANIFEST);
+        let manifest = self.site.layout.template(id).join(RECORD);
         blocking(move || host.publish(&manifest, &text)).await??;
         let (record, new, event) =
             self.site

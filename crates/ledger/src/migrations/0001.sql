@@ -1,5 +1,3 @@
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-
 CREATE TABLE templates (
     id     TEXT PRIMARY KEY,
     digest TEXT NOT NULL UNIQUE,
