@@ -1,1 +1,26 @@
-//! an in-memory host and machine monitor for tests.
+//! A host, a machine monitor and guests in memory, for the failure harness: every verb, every step,
+//! each way of going wrong, in milliseconds.
+//!
+//! ```text
+//!   engine ─► SimHost ──┐            ┌── directories, files, sockets, mounts
+//!          ─► SimVmm  ──┼─ Injector ─► World: processes with guests
+//!          ─► SimGuests ┘   (steps)  └── violations: what must never have been done
+//! ```
+//!
+//! The [`World`] outlives the engine. A "crash" is an injector that refuses every further step; the
+//! next engine gets the same world through a new injector. The ledger is the real one.
+
+pub mod faults;
+pub mod host;
+mod machine;
+pub mod setup;
+#[cfg(test)]
+mod tests;
+pub mod vmm;
+pub mod world;
+
+pub use faults::{Recorder, Script};
+pub use host::SimHost;
+pub use setup::Setup;
+pub use vmm::SimVmm;
+pub use world::{GuestView, Snapshot, World};

@@ -1,0 +1,118 @@
+//! The world outside the engine: a file system, processes and their guests, mounts. It survives the
+//! engine's death, as the real one does.
+//!
+//! Beside what the kernel would refuse, the world notes *violations*: what the kernel allows and
+//! cowslip must never do, such as removing a disk that a machine writes. A test asserts that there
+//! are none.
+
+mod files;
+mod guest;
+mod processes;
+mod snapshot;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use guest::{GuestError, GuestView};
+pub use snapshot::Snapshot;
+
+pub(crate) use files::{FileNode, Node};
+pub(crate) use guest::{GuestState, Image, Machine, Memory};
+pub(crate) use processes::{LastWords, Process};
+
+use cowslip_host::file::Inode;
+
+/// The device number of the one file system.
+const DEVICE: u64 = 1;
+
+/// Everything outside the engine; clones are the same world.
+#[derive(Clone)]
+pub struct World {
+    inner: Arc<Mutex<Inner>>,
+    sockets: Arc<tempfile::TempDir>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) boot: u64,
+    pub(crate) entries: BTreeMap<PathBuf, files::Entry>,
+    pub(crate) processes: BTreeMap<u32, Process>,
+    pub(crate) mounts: BTreeMap<PathBuf, u64>,
+    pub(crate) violations: Vec<String>,
+    next_number: u64,
+}
+
+impl World {
+    /// An empty world.
+    ///
+    /// # Errors
+    /// When the directory for real sockets cannot be made.
+    pub fn new() -> std::io::Result<Self> {
+        let inner = Inner {
+            boot: 1,
+            entries: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            violations: Vec::new(),
+            next_number: 1000,
+        };
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+            sockets: Arc::new(tempfile::tempdir()?),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A path in the real file system for a socket that is unlinked as soon as it is bound.
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        let number = self.lock().number();
+        self.sockets.path().join(number.to_string())
+    }
+
+    /// The kernel's id of the present boot.
+    #[must_use]
+    pub fn boot_id(&self) -> String {
+        format!("boot-{}", self.lock().boot)
+    }
+
+    /// What was done that must never be done, in order. Empty is right.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// The host loses power and boots again: processes and mounts are gone, and what was below
+    /// `run`, a file system in memory. Files stay.
+    pub fn reboot(&self, run: &std::path::Path) {
+        let mut inner = self.lock();
+        inner.boot += 1;
+        let pids: Vec<u32> = inner.processes.keys().copied().collect();
+        for pid in pids {
+            inner.end_process(pid, Some("the host lost power"));
+        }
+        inner.mounts.clear();
+        inner.entries.retain(|path, _| !path.starts_with(run));
+    }
+}
+
+impl Inner {
+    /// A number that was never given out before.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(crate) fn inode(&self, number: u64) -> Inode {
+        Inode {
+            dev: DEVICE,
+            ino: number,
+        }
+    }
+
+    pub(crate) fn violation(&mut self, what: String) {
+        self.violations.push(what);
+    }
+}
