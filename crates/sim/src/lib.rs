@@ -10,17 +10,21 @@
 //! The [`World`] outlives the engine. A "crash" is an injector that refuses every further step; the
 //! next engine gets the same world through a new injector. The ledger is the real one.
 
+#[cfg(test)]
+mod engine_tests;
 pub mod faults;
+pub mod guests;
 pub mod host;
 mod machine;
-pub mod setup;
+pub mod rig;
 #[cfg(test)]
 mod tests;
 pub mod vmm;
 pub mod world;
 
 pub use faults::{Recorder, Script};
+pub use guests::SimGuests;
 pub use host::SimHost;
-pub use setup::Setup;
+pub use rig::Rig;
 pub use vmm::SimVmm;
 pub use world::{GuestView, Snapshot, World};

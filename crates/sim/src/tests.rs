@@ -12,14 +12,14 @@ use cowslip_model::{ByteSize, DiskLayer, LayerId, SandboxId, Timestamp};
 use cowslip_store::{Backend, FreezeStyle, LiveDisk, StoreError, Volumes};
 use cowslip_vmm::{Machine, MachineConfig, Vmm, VmmError};
 
-use crate::setup::{KERNEL, Setup, TEMPLATE, TEMPLATE_SIZE};
+use crate::rig::{KERNEL, Rig, TEMPLATE, TEMPLATE_SIZE};
 use crate::{Recorder, Script, SimVmm};
 
 const ONE: SandboxId = SandboxId::from_bits(1);
 const TWO: SandboxId = SandboxId::from_bits(2);
 
 struct Bench {
-    setup: Setup,
+    rig: Rig,
     site: Site,
     vmm: SimVmm,
     volumes: Arc<dyn Volumes>,
@@ -52,14 +52,13 @@ impl Bench {
     }
 
     fn with(backend: Backend, faults: Injector) -> Self {
-        let setup = Setup::new().unwrap();
-        setup
-            .install(&setup.site(Injector::default()).unwrap())
+        let rig = Rig::new().unwrap();
+        rig.install(&rig.site(Injector::default()).unwrap())
             .unwrap();
-        let site = setup.site(faults.clone()).unwrap();
-        let vmm = SimVmm::new(setup.world.clone(), faults);
+        let site = rig.site(faults.clone()).unwrap();
+        let vmm = SimVmm::new(rig.world.clone(), faults);
         Self {
-            setup,
+            rig,
             site,
             vmm,
             volumes: cowslip_store::open(backend),
@@ -107,15 +106,15 @@ impl Bench {
     }
 
     async fn config(&self, sandbox: SandboxId, top: &LayerRecord) -> MachineConfig {
-        self.directory(Owner::Sandbox(sandbox), self.setup.layout.sandbox(sandbox));
-        self.directory(Owner::Machine(sandbox), self.setup.layout.machine(sandbox));
+        self.directory(Owner::Sandbox(sandbox), self.rig.layout.sandbox(sandbox));
+        self.directory(Owner::Machine(sandbox), self.rig.layout.machine(sandbox));
         let layers = self.site.ledger.read(|tx| tx.chain(top.id)).unwrap();
         let disk = self
             .volumes
             .activate(&self.site, sandbox, &layers)
             .await
             .unwrap();
-        let kernel = self.setup.layout.kernel(KERNEL);
+        let kernel = self.rig.layout.kernel(KERNEL);
         MachineConfig {
             sandbox,
             cpus: 1,
@@ -124,7 +123,7 @@ impl Bench {
             initramfs: kernel.join("initramfs"),
             command_line: Vec::new(),
             disk: Some(disk),
-            console_log: self.setup.layout.sandbox(sandbox).join("console.log"),
+            console_log: self.rig.layout.sandbox(sandbox).join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
         }
@@ -160,16 +159,16 @@ impl Bench {
     }
 
     fn image(&self) -> PathBuf {
-        self.setup.layout.state().join("scratch").join("image")
+        self.rig.layout.state().join("scratch").join("image")
     }
 
     fn disk(&self, sandbox: SandboxId) -> Vec<String> {
-        self.setup.world.guest(sandbox).unwrap().disk
+        self.rig.world.guest(sandbox).unwrap().disk
     }
 
     fn violations(&self) -> Vec<String> {
-        self.setup.world.check_guests();
-        self.setup.world.violations()
+        self.rig.world.check_guests();
+        self.rig.world.violations()
     }
 }
 
@@ -178,7 +177,7 @@ async fn forks_share_the_past_and_not_the_future() {
     // covers R25, R26
     for backend in [Backend::Qcow2, Backend::Copy] {
         let bench = Bench::new(backend);
-        let world = &bench.setup.world;
+        let world = &bench.rig.world;
         let (machine, top) = bench.booted(ONE, 1).await;
         world.guest_write(ONE, "before").unwrap();
         world.guest_count(ONE).unwrap();
@@ -211,7 +210,7 @@ async fn memory_on_the_disk_of_another_instant_is_a_violation() {
     // covers R26
     let bench = Bench::new(Backend::Qcow2);
     let (machine, top) = bench.booted(ONE, 1).await;
-    bench.setup.world.guest_write(ONE, "before").unwrap();
+    bench.rig.world.guest_write(ONE, "before").unwrap();
     bench.checkpoint(&machine, &top, 2).await;
     let fresh = bench.made(3, None).await;
     let config = bench.config(TWO, &fresh).await;
@@ -296,10 +295,10 @@ async fn taking_the_ground_from_under_a_machine_is_a_violation() {
 async fn a_machine_released_in_reverse_leaves_nothing() {
     let bench = Bench::new(Backend::Qcow2);
     let top = bench.made(1, None).await;
-    let before = bench.setup.world.snapshot();
+    let before = bench.rig.world.snapshot();
     let config = bench.config(ONE, &top).await;
     let machine = bench.vmm.boot(&bench.site, &config).await.unwrap();
-    let running = bench.setup.world.snapshot();
+    let running = bench.rig.world.snapshot();
     assert_eq!(
         before.difference(&running).len(),
         5,
@@ -318,7 +317,7 @@ async fn a_machine_released_in_reverse_leaves_nothing() {
     }
     assert_eq!(machine.ended().await, None);
     assert!(matches!(machine.state().await, Err(VmmError::Ended { .. })));
-    assert_eq!(before.difference(&bench.setup.world.snapshot()), [""; 0]);
+    assert_eq!(before.difference(&bench.rig.world.snapshot()), [""; 0]);
     assert_eq!(bench.violations(), [""; 0]);
 }
 
@@ -330,10 +329,10 @@ async fn last_words_reach_those_who_wait() {
         let machine = Arc::clone(&machine);
         async move { machine.ended().await }
     });
-    assert!(bench.setup.world.crash_machine(ONE, "out of memory"));
+    assert!(bench.rig.world.crash_machine(ONE, "out of memory"));
     assert_eq!(waiting.await.unwrap().as_deref(), Some("out of memory"));
     assert_eq!(machine.ended().await.as_deref(), Some("out of memory"));
-    assert!(bench.setup.world.pids(ONE).is_empty());
+    assert!(bench.rig.world.pids(ONE).is_empty());
 }
 
 #[tokio::test]
@@ -343,13 +342,13 @@ async fn a_machine_outlives_its_engine_and_is_found_again() {
     let faults = Injector::new(Arc::clone(&script) as Arc<dyn Faults>);
     let bench = Bench::with(Backend::Qcow2, faults);
     let (machine, _) = bench.booted(ONE, 1).await;
-    bench.setup.world.guest_count(ONE).unwrap();
+    bench.rig.world.guest_count(ONE).unwrap();
     script.kill();
     assert!(machine.pause().await.is_err(), "a dead engine does nothing");
     drop(machine);
 
-    let site = bench.setup.site(Injector::default()).unwrap();
-    let vmm = SimVmm::new(bench.setup.world.clone(), Injector::default());
+    let site = bench.rig.site(Injector::default()).unwrap();
+    let vmm = SimVmm::new(bench.rig.world.clone(), Injector::default());
     let top = site
         .ledger
         .read(|tx| tx.layer(LayerId::from_bits(1)))
@@ -365,7 +364,7 @@ async fn a_machine_outlives_its_engine_and_is_found_again() {
         machine.disk_top().await.unwrap(),
         bench.volumes.path(&site, &top)
     );
-    assert_eq!(bench.setup.world.guest(ONE).unwrap().counter, 1);
+    assert_eq!(bench.rig.world.guest(ONE).unwrap().counter, 1);
     config.sandbox = TWO;
     assert!(matches!(
         vmm.attach(&site, &config).await,
@@ -378,8 +377,8 @@ fn minimal(bench: &Bench) -> MachineConfig {
         sandbox: ONE,
         cpus: 1,
         memory: ByteSize::mib(64),
-        kernel: bench.setup.layout.kernel(KERNEL).join("vmlinuz"),
-        initramfs: bench.setup.layout.kernel(KERNEL).join("initramfs"),
+        kernel: bench.rig.layout.kernel(KERNEL).join("vmlinuz"),
+        initramfs: bench.rig.layout.kernel(KERNEL).join("initramfs"),
         command_line: Vec::new(),
         disk: None,
         console_log: PathBuf::from("/console.log"),
@@ -403,7 +402,7 @@ async fn a_process_without_a_record_is_found_by_its_mark() {
     let row = strays[0].row.clone().unwrap();
     assert_eq!((strays.len(), row.owner), (1, Owner::Machine(ONE)));
     bench.site.host.release(&row).unwrap();
-    assert!(bench.setup.world.pids(ONE).is_empty());
+    assert!(bench.rig.world.pids(ONE).is_empty());
     let strays = bench.site.host.strays(&[]).unwrap();
     assert!(
         strays.iter().any(|stray| stray.what.contains("layers/")),
@@ -434,7 +433,7 @@ async fn half_an_image_is_not_restored() {
             "{expected} is not in {steps:?}"
         );
     }
-    bench.setup.world.add_file(&bench.image(), 4096, &[]);
+    bench.rig.world.add_file(&bench.image(), 4096, &[]);
     let fresh = bench.made(3, Some(&top)).await;
     let config = bench.config(TWO, &fresh).await;
     let error = bench
@@ -450,7 +449,7 @@ async fn half_an_image_is_not_restored() {
         machine.save(&bench.image()).await,
         Err(VmmError::File { .. })
     ));
-    let other = SimVmm::new(bench.setup.world.clone(), Injector::default()).with_version("2");
+    let other = SimVmm::new(bench.rig.world.clone(), Injector::default()).with_version("2");
     assert!(matches!(
         other.restores(&bench.vmm.info()),
         Err(VmmError::Incompatible { .. })
@@ -466,12 +465,12 @@ async fn a_reboot_leaves_files_and_nothing_else() {
         .ledger
         .read(|tx| tx.handles_of(Owner::Machine(ONE)))
         .unwrap();
-    let boot = bench.setup.world.boot_id();
-    bench.setup.world.reboot(bench.setup.layout.run());
-    assert_ne!(bench.setup.world.boot_id(), boot);
+    let boot = bench.rig.world.boot_id();
+    bench.rig.world.reboot(bench.rig.layout.run());
+    assert_ne!(bench.rig.world.boot_id(), boot);
     assert!(
         bench
-            .setup
+            .rig
             .world
             .exists(&bench.volumes.path(&bench.site, &top))
     );
@@ -488,7 +487,7 @@ async fn a_reboot_leaves_files_and_nothing_else() {
 #[tokio::test]
 async fn the_host_refuses_what_linux_refuses() {
     let bench = Bench::new(Backend::Qcow2);
-    let layers = bench.setup.layout.state().join("layers");
+    let layers = bench.rig.layout.state().join("layers");
     let owner = Owner::Layer(LayerId::from_bits(9));
     let make = |path: PathBuf| {
         let spec = DirectorySpec { path, mode: 0o700 };
@@ -526,8 +525,8 @@ async fn the_host_refuses_what_linux_refuses() {
     // What took the place of ours is left alone.
     let rows = bench.site.ledger.read(|tx| tx.handles_of(owner)).unwrap();
     let row = rows.iter().find(|row| row.identity.is_some()).unwrap();
-    bench.setup.world.lose(&layers.join("a"));
-    bench.setup.world.add_directory(&layers.join("a"));
+    bench.rig.world.lose(&layers.join("a"));
+    bench.rig.world.add_directory(&layers.join("a"));
     assert_eq!(bench.site.host.probe(row).unwrap(), Presence::Foreign);
     assert!(bench.site.host.release(row).is_err());
     let spec = FileSpec {

@@ -120,6 +120,7 @@ impl SimVmm {
         process.machine = Some(world::Machine {
             state,
             memory,
+            told: false,
             chain,
         });
         inner.check_disk(sandbox);

@@ -3,6 +3,7 @@
 //! The memory remembers what the guest believes to be on its disk, as a page cache does. A guest
 //! whose disk reads otherwise was given the disk of another instant (R26).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,6 @@ pub(crate) struct Memory {
     pub(crate) hostname: String,
     pub(crate) machine_id: String,
     pub(crate) configured: bool,
-    pub(crate) restores: u64,
 }
 
 /// A saved machine.
@@ -40,6 +40,8 @@ pub(crate) enum GuestState {
 pub(crate) struct Machine {
     pub(crate) state: GuestState,
     pub(crate) memory: Memory,
+    /// Whether the guest was told who it is since the machine began.
+    pub(crate) told: bool,
     pub(crate) chain: Vec<PathBuf>,
 }
 
@@ -62,10 +64,10 @@ pub struct GuestView {
 
 /// What a guest did not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GuestError {
+pub enum NoGuest {
     /// The sandbox has no machine.
     #[error("sandbox {0} has no machine")]
-    None(SandboxId),
+    Gone(SandboxId),
     /// Its vCPUs stand still.
     #[error("the guest of sandbox {0} stands still")]
     Paused(SandboxId),
@@ -91,7 +93,7 @@ impl World {
     ///
     /// # Errors
     /// When there is no running guest; so for every method like it.
-    pub fn guest_write(&self, sandbox: SandboxId, text: &str) -> Result<(), GuestError> {
+    pub fn guest_write(&self, sandbox: SandboxId, text: &str) -> Result<(), NoGuest> {
         let mut inner = self.lock();
         inner.check_disk(sandbox);
         let top = inner.with_guest(sandbox, |machine| {
@@ -121,7 +123,7 @@ impl World {
     ///
     /// # Errors
     /// As for [`World::guest_write`].
-    pub fn guest_count(&self, sandbox: SandboxId) -> Result<u64, GuestError> {
+    pub fn guest_count(&self, sandbox: SandboxId) -> Result<u64, NoGuest> {
         self.lock().with_guest(sandbox, |machine| {
             machine.memory.counter += 1;
             machine.memory.counter
@@ -148,17 +150,17 @@ impl Inner {
         &mut self,
         sandbox: SandboxId,
         act: impl FnOnce(&mut Machine) -> T,
-    ) -> Result<T, GuestError> {
+    ) -> Result<T, NoGuest> {
         let found = self
             .processes
             .values_mut()
             .find(|process| process.sandbox == Some(sandbox));
         let machine = found
             .and_then(|process| process.machine.as_mut())
-            .ok_or(GuestError::None(sandbox))?;
+            .ok_or(NoGuest::Gone(sandbox))?;
         match machine.state {
             GuestState::Running => Ok(act(machine)),
-            GuestState::Paused => Err(GuestError::Paused(sandbox)),
+            GuestState::Paused => Err(NoGuest::Paused(sandbox)),
         }
     }
 
@@ -166,6 +168,33 @@ impl Inner {
     pub(crate) fn content(&self, chain: &[PathBuf]) -> Vec<String> {
         let files = chain.iter().filter_map(|path| self.file(path).ok());
         files.flat_map(|file| file.writes.iter().cloned()).collect()
+    }
+
+    /// Notes random bytes that are too few, or were given before (R51).
+    pub(crate) fn note_entropy(&mut self, sandbox: SandboxId, bytes: Vec<u8>) {
+        if bytes.len() < 32 || !self.entropy.insert(bytes) {
+            self.violation(format!(
+                "the guest of sandbox {sandbox} got no fresh randomness (R51)"
+            ));
+        }
+    }
+
+    /// Notes running guests that take themselves for the same machine. Those that were restored and
+    /// not yet told so are on their way to an identity of their own.
+    pub(crate) fn check_identities(&mut self) {
+        let mut seen = BTreeSet::new();
+        let running = self
+            .processes
+            .values()
+            .filter_map(|process| process.machine.as_ref());
+        let twice: Vec<String> = running
+            .filter(|machine| machine.told && !machine.memory.machine_id.is_empty())
+            .map(|machine| machine.memory.machine_id.clone())
+            .filter(|id| !seen.insert(id.clone()))
+            .collect();
+        for id in twice {
+            self.violation(format!("two guests have the machine id {id} (R51)"));
+        }
     }
 
     /// Notes a guest whose disk is not what its memory believes.

@@ -10,11 +10,11 @@ mod guest;
 mod processes;
 mod snapshot;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use guest::{GuestError, GuestView};
+pub use guest::{GuestView, NoGuest};
 pub use snapshot::Snapshot;
 
 pub(crate) use files::{FileNode, Node};
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) processes: BTreeMap<u32, Process>,
     pub(crate) mounts: BTreeMap<PathBuf, u64>,
     pub(crate) violations: Vec<String>,
+    /// Random bytes that guests were given.
+    pub(crate) entropy: BTreeSet<Vec<u8>>,
     next_number: u64,
 }
 
@@ -54,6 +56,7 @@ impl World {
             processes: BTreeMap::new(),
             mounts: BTreeMap::new(),
             violations: Vec::new(),
+            entropy: BTreeSet::new(),
             next_number: 1000,
         };
         Ok(Self {

@@ -3,28 +3,33 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use cowslip_engine::Config;
+use cowslip_engine::parts::{FixedMonitor, Parts};
 use cowslip_host::{Directory, DirectorySpec, HostError, Layout, Site};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{KernelRecord, Ledger, LedgerError, Owner, Synchronous, TemplateRecord};
 use cowslip_model::{ByteSize, KernelId, NameError, TemplateId, Timestamp};
+use cowslip_store::Backend;
 
+use crate::guests::SimGuests;
 use crate::host::SimHost;
+use crate::vmm::SimVmm;
 use crate::world::World;
 
-/// The template that [`Setup::install`] makes.
+/// The template that [`Rig::install`] makes.
 pub const TEMPLATE: TemplateId = TemplateId::from_bits(0x7e);
 /// Its name.
 pub const TEMPLATE_NAME: &str = "debian";
 /// Size of its image, in bytes.
 pub const TEMPLATE_SIZE: u64 = 64 << 20;
-/// The kernel that [`Setup::install`] makes.
+/// The kernel that [`Rig::install`] makes.
 pub const KERNEL: KernelId = KernelId::from_bits(0x6e);
 /// Its name.
 pub const KERNEL_NAME: &str = "plain";
 
 /// A test's set-up failed.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub enum RigError {
     /// A real directory could not be made.
     #[error("make a directory for the ledger: {0}")]
     Directory(#[from] std::io::Error),
@@ -40,7 +45,7 @@ pub enum SetupError {
 }
 
 /// A world, and the real directory in which the ledger lies.
-pub struct Setup {
+pub struct Rig {
     /// The world.
     pub world: World,
     /// Where everything lies; only the ledger's own files are real.
@@ -48,12 +53,12 @@ pub struct Setup {
     _dir: tempfile::TempDir,
 }
 
-impl Setup {
+impl Rig {
     /// A world in which nothing was ever done.
     ///
     /// # Errors
     /// When there is no place for the ledger.
-    pub fn new() -> Result<Self, SetupError> {
+    pub fn new() -> Result<Self, RigError> {
         // In memory where there is such a place: a full commit waits for the disk.
         let memory = Path::new("/dev/shm");
         let dir = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir())?;
@@ -70,7 +75,7 @@ impl Setup {
     ///
     /// # Errors
     /// When the ledger does not open.
-    pub fn site(&self, faults: Injector) -> Result<Site, SetupError> {
+    pub fn site(&self, faults: Injector) -> Result<Site, RigError> {
         let ledger = Ledger::open(self.layout.state(), &self.world.boot_id(), faults.clone())?;
         let host = SimHost::new(
             self.world.clone(),
@@ -85,11 +90,33 @@ impl Setup {
         })
     }
 
+    /// The parts of a new engine, all of them behind `faults`.
+    ///
+    /// # Errors
+    /// When the ledger does not open.
+    pub fn parts(&self, backend: Backend, faults: Injector) -> Result<Parts, RigError> {
+        let mut config = Config::default();
+        self.layout.state().clone_into(&mut config.paths.state);
+        self.layout.run().clone_into(&mut config.paths.run);
+        Ok(Parts {
+            config,
+            site: self.site(faults.clone())?,
+            volumes: cowslip_store::open(backend),
+            monitors: Arc::new(FixedMonitor(Arc::new(SimVmm::new(
+                self.world.clone(),
+                faults.clone(),
+            )))),
+            guests: Arc::new(SimGuests::new(self.world.clone(), faults)),
+            notes: Vec::new(),
+            lock: None,
+        })
+    }
+
     /// Imports a template and a kernel, as `template import` and `kernel import` would have.
     ///
     /// # Errors
     /// When the ledger or the simulated host fails.
-    pub fn install(&self, site: &Site) -> Result<(), SetupError> {
+    pub fn install(&self, site: &Site) -> Result<(), RigError> {
         for (owner, path) in [
             (Owner::Template(TEMPLATE), self.layout.template(TEMPLATE)),
             (Owner::Kernel(KERNEL), self.layout.kernel(KERNEL)),
