@@ -19,8 +19,9 @@ use crate::error::{ImportError, Refusal, show};
 use crate::ext4::{Contents, Watch};
 use crate::job::{Owners, Skipped};
 use crate::name::{EntryPath, check_name};
+use crate::node::{Children, Content, Device, Kind, Meta, Node, NodeId, Stamp, Time, Xattr};
 use crate::spool::{BLOCK, BLOCK_U64, BlockSink, CHUNK, put_nonzero};
-use crate::tree::{Children, Content, Device, Kind, Meta, Node, NodeId, Stamp, Time, Tree, Xattr};
+use crate::tree::Tree;
 
 /// `STATX_ATTR_MOUNT_ROOT`: something is mounted here.
 const MOUNT_ROOT: u64 = 0x2000;
@@ -37,9 +38,20 @@ pub(crate) struct Source {
 }
 
 /// Which owners become root.
+#[derive(Clone, Copy)]
 struct OwnerMap {
     uid: Option<u32>,
     gid: Option<u32>,
+}
+
+impl OwnerMap {
+    fn uid(self, uid: u32) -> u32 {
+        if self.uid == Some(uid) { 0 } else { uid }
+    }
+
+    fn gid(self, gid: u32) -> u32 {
+        if self.gid == Some(gid) { 0 } else { gid }
+    }
 }
 
 impl Source {
@@ -228,11 +240,10 @@ impl Source {
     }
 
     fn meta(&self, stat: &Statx, xattrs: Vec<Xattr>) -> Meta {
-        let map = |id, own: Option<u32>| if own == Some(id) { 0 } else { id };
         Meta {
             mode: stat.stx_mode & 0o7777,
-            uid: map(stat.stx_uid, self.owners.uid),
-            gid: map(stat.stx_gid, self.owners.gid),
+            uid: self.owners.uid(stat.stx_uid),
+            gid: self.owners.gid(stat.stx_gid),
             mtime: time(&stat.stx_mtime),
             xattrs,
         }
@@ -393,4 +404,19 @@ fn list_xattrs(dir: &OwnedFd, name: &[u8], shown: &[u8]) -> Result<Vec<Xattr>, I
     // The list has no promised order.
     xattrs.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(xattrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_importing_user_becomes_root() {
+        let map = OwnerMap {
+            uid: Some(1000),
+            gid: Some(100),
+        };
+        assert_eq!([0, 6, 100, 1000].map(|uid| map.uid(uid)), [0, 6, 100, 0]);
+        assert_eq!([0, 6, 100, 1000].map(|gid| map.gid(gid)), [0, 6, 0, 1000]);
+    }
 }

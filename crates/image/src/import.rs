@@ -10,8 +10,9 @@ use crate::directory::Source;
 use crate::error::ImportError;
 use crate::ext4::{self, Contents, Plan, Watch};
 use crate::job::{Imported, Job, Phase, Skipped};
+use crate::node::Content;
 use crate::spool::{BLOCK, BLOCK_U64, BlockSink, CHUNK, Spool};
-use crate::tree::{Content, Tree};
+use crate::tree::Tree;
 
 /// Makes an image of a directory tree.
 ///
@@ -124,14 +125,11 @@ fn publish(image: &Path, output: &Path) -> Result<(), ImportError> {
     let write = |operation| move |e: io::Error| ImportError::write(operation, output, e);
     std::fs::set_permissions(image, std::fs::Permissions::from_mode(0o600))
         .map_err(write("set the mode of"))?;
-    // A rename that refuses to replace: whoever came first keeps what is there.
-    let flags = rustix::fs::RenameFlags::NOREPLACE;
-    rustix::fs::renameat_with(rustix::fs::CWD, image, rustix::fs::CWD, output, flags).map_err(
-        |error| match error {
-            rustix::io::Errno::EXIST => ImportError::OutputExists(output.to_owned()),
-            _ => ImportError::write("publish", output, error),
-        },
-    )?;
+    // A second name, not a rename: it never replaces what came first, on any file system.
+    std::fs::hard_link(image, output).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => ImportError::OutputExists(output.to_owned()),
+        _ => ImportError::write("publish", output, error),
+    })?;
     let parent = match output.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -153,12 +151,12 @@ fn refuse_existing(output: &Path) -> Result<(), ImportError> {
     }
 }
 
-/// A file that goes when the import ends without renaming it away.
+/// A scratch name that goes when the import ends; a published image has its own by then.
 struct Scratch(std::path::PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Gone already after success; otherwise the caller removes the directory that it is in.
+        // Should this fail, the caller removes the directory that it is in.
         let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -14,7 +14,7 @@ pub struct Job<'a> {
     /// The caller removes it afterwards, whatever the outcome. A tar import needs room there for
     /// the archive's contents and for the image at once.
     pub work_dir: &'a Path,
-    /// The image to make. It must not exist yet; it appears, complete and synced, by a rename.
+    /// The image to make. It must not exist yet; it appears at once, complete and synced.
     pub output: &'a Path,
     /// File system label, at most 16 bytes.
     pub label: &'a str,
@@ -128,7 +128,8 @@ pub enum Phase {
 pub trait Progress {
     /// A phase begins; `total` is its length in bytes when it is known.
     fn phase(&self, phase: Phase, total: Option<u64>);
-    /// So much of the phase is done, in total since its start.
+    /// So much of the phase is done, in total since its start. Called often: for each entry, and
+    /// several times for a large one.
     fn advance(&self, bytes: u64, entries: u64);
 }
 

@@ -6,10 +6,10 @@
 //!  directory ──────────────── directory ───┘  (memory)       └─ populate: inodes, names, data
 //! ```
 //!
-//! Every source is first merged into a [`Tree`](tree::Tree) in memory, where paths are plain map
+//! Every source is first merged into a `Tree` in memory, where paths are plain map
 //! look-ups: no name from outside is ever resolved by the host's kernel, so nothing can escape.
 //! File contents stay where they are (a source directory) or go to one spool file (a tar).
-//! `mke2fs` then lays out an *empty* file system, and [`ext4`] writes the tree into it directly.
+//! `mke2fs` then lays out an *empty* file system, and `ext4` writes the tree into it directly.
 //! No helper program ever sees a name, nothing is mounted, and owners, device nodes, setuid bits and
 //! capabilities need no privilege, since they are only bytes in the image.
 //!
@@ -19,11 +19,12 @@
 mod digest;
 mod directory;
 mod error;
-pub mod ext4;
+mod ext4;
 mod import;
 mod job;
 mod manifest;
 mod name;
+mod node;
 mod spool;
 mod tar;
 mod tree;

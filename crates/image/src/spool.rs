@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::ImportError;
-use crate::tree::Run;
+use crate::node::Run;
 
 /// File system block size, in bytes. Everything here is made for this one.
 pub(crate) const BLOCK: usize = 4096;

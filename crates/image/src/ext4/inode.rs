@@ -3,8 +3,8 @@
 use super::checksum::crc32c;
 use super::xattr::{Attributes, IN_INODE};
 use super::{low16, low32, put16, put32};
+use crate::node::{Device, Kind, Meta, Time};
 use crate::spool::BLOCK_U64;
-use crate::tree::{Device, Kind, Meta, Time};
 
 /// Length of an inode, in bytes.
 pub(super) const SIZE: usize = 256;

@@ -5,8 +5,9 @@ use sha2::{Digest as _, Sha256};
 use super::geometry::{Needs, RESERVED_INODES};
 use super::{dirent, extent, inode, xattr};
 use crate::error::{ImportError, Refusal};
+use crate::node::{Kind, NodeId};
 use crate::spool::BLOCK_U64;
-use crate::tree::{Kind, NodeId, ROOT, Tree};
+use crate::tree::{ROOT, Tree};
 
 /// The root directory's inode.
 pub(super) const ROOT_INO: u32 = 2;

@@ -16,8 +16,8 @@ use super::xattr::{Attributes, XattrError};
 use super::{checksum, dirent, extent, geometry, low32};
 use crate::error::{ImportError, Refusal, show};
 use crate::job::{Cancel, Progress, Skipped};
+use crate::node::{Content, Kind, Xattr};
 use crate::spool::{BLOCK, BLOCK_U64, BlockSink};
-use crate::tree::{Content, Kind, Xattr};
 
 /// Where the bytes of files come from.
 pub(crate) trait Contents {
@@ -149,7 +149,8 @@ impl Populating<'_> {
                     groups: &mut self.groups,
                     blocks: &mut self.blocks,
                     extents: &mut extents,
-                    cancel: self.watch.cancel,
+                    watch: self.watch,
+                    before: (self.bytes, index as u64),
                 };
                 contents.copy(&path, content, &mut sink)?;
                 self.bytes += size;
@@ -165,7 +166,7 @@ impl Populating<'_> {
                 if inline.is_none() {
                     let mut block = target.to_vec();
                     block.resize(BLOCK, 0);
-                    self.write_data(&block, &mut extents)?;
+                    self.write_data(index, &block, &mut extents)?;
                 }
                 (length, inline)
             }
@@ -237,17 +238,23 @@ impl Populating<'_> {
                 file_type: inode::directory_file_type(&plan.tree().node(child).kind),
             });
         let bytes = dirent::encode(planned.ino, parent, seed, entries)?;
-        self.write_data(&bytes, extents)?;
+        self.write_data(index, &bytes, extents)?;
         self.groups.count_directory(planned.ino);
         Ok(bytes.len() as u64)
     }
 
-    fn write_data(&mut self, bytes: &[u8], extents: &mut Vec<Extent>) -> Result<(), ImportError> {
+    fn write_data(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        extents: &mut Vec<Extent>,
+    ) -> Result<(), ImportError> {
         FileSink {
             groups: &mut self.groups,
             blocks: &mut self.blocks,
             extents,
-            cancel: self.watch.cancel,
+            watch: self.watch,
+            before: (self.bytes, index as u64),
         }
         .put(0, bytes)
     }
@@ -258,12 +265,17 @@ struct FileSink<'a, 'f> {
     groups: &'a mut Groups,
     blocks: &'a mut Output<'f>,
     extents: &'a mut Vec<Extent>,
-    cancel: &'a Cancel,
+    watch: Watch<'a>,
+    /// Bytes and entries done before this file.
+    before: (u64, u64),
 }
 
 impl BlockSink for FileSink<'_, '_> {
     fn put(&mut self, block: u64, mut bytes: &[u8]) -> Result<(), ImportError> {
-        self.cancel.check()?;
+        self.watch.cancel.check()?;
+        let (bytes_before, entries) = self.before;
+        let progress = self.watch.progress;
+        progress.advance(bytes_before + block * BLOCK_U64, entries);
         let mut block = block;
         while !bytes.is_empty() {
             let (physical, count) = self.groups.allocate((bytes.len() / BLOCK) as u64)?;

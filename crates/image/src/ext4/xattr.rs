@@ -2,8 +2,8 @@
 
 use super::checksum::crc32c;
 use super::{acl, low16, low32, put16, put32};
+use crate::node::Xattr;
 use crate::spool::BLOCK;
-use crate::tree::Xattr;
 
 const MAGIC: u32 = 0xea02_0000;
 const ENTRY: usize = 16;

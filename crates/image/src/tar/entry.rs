@@ -3,7 +3,7 @@
 use super::number::{parse, parse_unsigned};
 use super::pax::Pax;
 use super::sparse::Segment;
-use crate::tree::{Meta, Time};
+use crate::node::{Meta, Time};
 
 /// An entry of the archive.
 pub(super) struct Entry {

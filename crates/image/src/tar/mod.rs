@@ -26,8 +26,9 @@ use crate::error::{ImportError, Refusal, show};
 use crate::ext4::Watch;
 use crate::job::Skipped;
 use crate::name::EntryPath;
+use crate::node::{Children, Content, Device, Kind, Meta, Node};
 use crate::spool::{Blocks, Spool};
-use crate::tree::{Children, Content, Device, Kind, Meta, Node, Tree};
+use crate::tree::Tree;
 
 /// An extension header is no longer than this, in bytes.
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -231,6 +232,9 @@ impl Reading<'_, '_> {
                 self.stream.read_exact(chunk)?;
                 blocks.write(chunk)?;
                 left -= take as u64;
+                self.watch
+                    .progress
+                    .advance(self.stream.offset(), self.tree.entries());
             }
             at = segment.offset + segment.length;
         }

@@ -1,7 +1,7 @@
 //! PAX records: `LENGTH KEY=VALUE\n`, which override what the next header says.
 
 use super::sparse::Segment;
-use crate::tree::{Time, Xattr};
+use crate::node::{Time, Xattr};
 
 /// The records that matter to an image.
 #[derive(Debug, Clone, Default)]

@@ -141,7 +141,8 @@ impl<F: Fn()> Progress for Meddle<F> {
 
 #[test]
 fn a_source_that_changes_is_noticed() {
-    let changes: [(&str, fn(&Path)); 6] = [
+    type Change = (&'static str, fn(&Path));
+    let changes: [Change; 6] = [
         ("usr/bin/alias", |root| {
             std::fs::write(root.join("usr/bin/tool"), vec![8; 100_000]).unwrap();
         }),
