@@ -296,6 +296,21 @@ impl Ledger {
         Ok(Reservation::new(self.clone(), id, spec))
     }
 
+    /// The same for an object that uses everything its owner holds so far, as a monitor's process
+    /// uses its sockets and their directory: none of it goes while the object does not.
+    ///
+    /// # Errors
+    /// As for [`Ledger::reserve`].
+    pub fn reserve_over_all<R: Resource>(
+        &self,
+        owner: Owner,
+        spec: R::Spec,
+    ) -> Result<Reservation<R>, LedgerError> {
+        let below = self.read(|tx| tx.handles_of(owner))?;
+        let below: Vec<HandleId> = below.iter().map(|row| row.id).collect();
+        self.reserve(owner, spec, &below)
+    }
+
     pub(crate) fn record_held(
         &self,
         id: HandleId,

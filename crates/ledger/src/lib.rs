@@ -24,6 +24,8 @@ pub mod mirror;
 pub mod owner;
 pub mod plan;
 pub mod record;
+#[cfg(test)]
+mod tests;
 pub mod tx;
 
 pub use db::{Ledger, LedgerError, Synchronous};

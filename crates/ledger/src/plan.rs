@@ -214,14 +214,14 @@ fn plan_sandbox(
         Some(Transition::Starting) if sandbox.auto_remove => remove("its start had not ended"),
         Some(Transition::Starting) => settle(
             SandboxState::Stopped,
-            VolumeOutcome::Keep,
+            pending,
             Some("the engine died while it started"),
         ),
         Some(Transition::Resuming) => settle(SandboxState::Paused, abandoned, None),
         Some(Transition::Pausing) if sandbox.paused_image => {
             settle(SandboxState::Paused, VolumeOutcome::Keep, None)
         }
-        Some(Transition::Stopping) => settle(SandboxState::Stopped, VolumeOutcome::Keep, None),
+        Some(Transition::Stopping) => settle(SandboxState::Stopped, pending, None),
         Some(Transition::Checkpointing | Transition::Pausing) | None => match sandbox.state {
             SandboxState::Running if alive => Some(Action::Adopt { sandbox: id }),
             SandboxState::Running if sandbox.auto_remove => remove("its machine is gone"),
@@ -231,8 +231,12 @@ fn plan_sandbox(
                 Some("its machine ended while no engine was running"),
             ),
             SandboxState::Creating => remove("its creation had not ended"),
+            // A resume that could not undo all it did: the image is the sandbox, with its own layer.
+            SandboxState::Paused if machine_rows || sandbox.next_layer.is_some() => {
+                settle(SandboxState::Paused, abandoned, None)
+            }
             state if machine_rows || sandbox.next_layer.is_some() => {
-                settle(state, abandoned, sandbox.reason.as_deref())
+                settle(state, pending, sandbox.reason.as_deref())
             }
             _ => None,
         },

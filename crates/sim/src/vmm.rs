@@ -13,7 +13,7 @@ use cowslip_host::{
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{LedgerError, MonitorInfo, Owner, Resource};
-use cowslip_model::{HandleId, SandboxId};
+use cowslip_model::SandboxId;
 use cowslip_vmm::{Machine, MachineConfig, Vmm, VmmError};
 
 use crate::machine::SimMachine;
@@ -59,7 +59,6 @@ impl SimVmm {
     fn launch(&self, site: &Site, config: &MachineConfig) -> Result<ProcessIdentity, VmmError> {
         let owner = Owner::Machine(config.sandbox);
         let runtime = site.layout.machine(config.sandbox);
-        let mut sockets: Vec<HandleId> = Vec::new();
         for name in ["monitor", "agent"] {
             let spec = SocketSpec {
                 path: runtime.join(name),
@@ -68,11 +67,11 @@ impl SimVmm {
             let slot = site.ledger.reserve::<Socket>(owner, spec, &[])?;
             // The listener is not needed: what would be said over it is said to the world.
             let (held, _listener) = site.host.bind_socket(slot)?;
-            sockets.push(held.settle());
+            held.settle();
         }
         let mark = mark(site.ledger.instance(), config.sandbox);
         let spec = ProcessSpec { mark: mark.clone() };
-        let slot = site.ledger.reserve::<Process>(owner, spec, &sockets)?;
+        let slot = site.ledger.reserve_over_all::<Process>(owner, spec)?;
         let null = Path::new("/dev/null");
         let output = std::fs::File::open(null).map_err(HostError::path("open", null))?;
         let launch = Launch {

@@ -359,8 +359,9 @@ impl Engine {
         self.collect_layers().await.map(drop)
     }
 
-    /// Ends a swap of layers that may have happened or not: the machine itself knows which layer it
-    /// writes. Without a machine the new layer, empty or not, is right if its file is whole.
+    /// Ends a swap of layers that may have happened or not: a machine itself knows which layer it
+    /// writes, and without one the new layer, empty or written, is right. While a machine that could
+    /// not be ended may still write, nothing is decided: recovery does.
     pub(crate) async fn settle_swap(&self, id: SandboxId) -> Result<(), EngineError> {
         let Some(record) = self.site.ledger.read(|tx| tx.sandbox(id))? else {
             return Ok(());
@@ -368,13 +369,23 @@ impl Engine {
         let Some(next) = record.next_layer else {
             return Ok(());
         };
+        let Some(live) = self.live.get(id) else {
+            if self
+                .site
+                .ledger
+                .read(|tx| tx.handles_of(Owner::Machine(id)))?
+                .is_empty()
+            {
+                return self.advance_if_whole(id).await;
+            }
+            return Err(EngineError::Internal(format!(
+                "the machine of sandbox \"{}\" could not be ended, so its layers stay as they are",
+                record.name
+            )));
+        };
         let layer = self.site.ledger.read(|tx| tx.layer(next))?;
         let next_path = layer.map(|layer| self.volumes.path(&self.site, &layer));
-        let changed_over = match self.live.get(id) {
-            Some(live) => Some(live.machine.disk_top().await?) == next_path,
-            None => false,
-        };
-        if changed_over {
+        if Some(live.machine.disk_top().await?) == next_path {
             self.advance(id, "settle the swap: advance").map(drop)
         } else {
             self.revert(id, "settle the swap: revert")

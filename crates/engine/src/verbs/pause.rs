@@ -36,13 +36,11 @@ impl Engine {
         if let Err(error) = self.save_to_image(&record).await {
             return Err(self.run_on(id, error).await);
         }
-        // The image is the sandbox now; the machine is only to be released.
+        // The image is the sandbox now; the machine is only to be released. What does not go is tried
+        // again before a resume, and by recovery.
         if let Err(error) = self.end_machine(id).await {
-            let settled = self.change(id, "pause: settle", Synchronous::Normal, |sandbox, _| {
-                sandbox.reason = Some(error.to_string());
-                Ok(None)
-            });
-            return Err(error.and_rollback(settled.map(drop)));
+            let settled = self.settle(id, "pause: settle", SandboxState::Paused, Some(&error));
+            return Err(error.and_rollback(settled));
         }
         self.change(id, "pause: end", Synchronous::Normal, |sandbox, tx| {
             sandbox.state = SandboxState::Paused;

@@ -215,7 +215,7 @@ impl Engine {
     }
 
     /// The new layer becomes the top if its file was made; else no machine ever wrote it.
-    async fn advance_if_whole(&self, id: SandboxId) -> Result<(), EngineError> {
+    pub(crate) async fn advance_if_whole(&self, id: SandboxId) -> Result<(), EngineError> {
         let Some(record) = self.site.ledger.read(|tx| tx.sandbox(id))? else {
             return Ok(());
         };

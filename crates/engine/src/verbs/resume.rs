@@ -34,6 +34,8 @@ impl Engine {
     async fn resume_locked(self: &Arc<Self>, id: SandboxId) -> Result<SandboxRecord, EngineError> {
         let record = self.begin(id, Transition::Resuming, "resume")?;
         let outcome = async {
+            // A pause, or an earlier resume, may have left what it could not release.
+            self.end_machine(id).await?;
             let top = self.begin_new_top(&record).await?;
             let image = self.site.layout.sandbox(id).join(IMAGE);
             let saved_by = record.monitor.clone().ok_or_else(|| {

@@ -35,6 +35,12 @@ impl Engine {
         let outcome = async {
             // A failed sandbox may still hold what its end could not release.
             self.end_machine(id).await?;
+            self.settle_swap(id).await?;
+            let record = self
+                .site
+                .ledger
+                .read(|tx| tx.sandbox(id))?
+                .unwrap_or(record);
             let top = self.top_of(&record)?;
             let started = self.start_machine(&record, top, Origin::Kernel).await?;
             let times = started.times;

@@ -1,0 +1,374 @@
+//! One verb at a time: every step × {error, error twice, death before, death after}.
+
+use std::sync::Arc;
+
+use cowslip_engine::EngineError;
+use cowslip_ledger::Verdict;
+use cowslip_model::SandboxState;
+use cowslip_model::api::{ForkRequest, StopRequest};
+use cowslip_sim::Script;
+use cowslip_store::Backend;
+
+use crate::bench::{Bench, Life, checkpoint_request, create_request, disk, running};
+
+/// A verb under test: what is there before it, the verb, and what it may have come to.
+struct Verb {
+    name: &'static str,
+    prepare: fn(&Bench, &Life),
+    act: fn(&Life) -> Result<(), EngineError>,
+    /// Checked after recovery; `done` says whether the verb reported success.
+    expect: fn(&Bench, &Life, done: bool, context: &str),
+}
+
+fn nothing(_: &Bench, _: &Life) {}
+
+fn one_running(bench: &Bench, life: &Life) {
+    running(bench, life, "one");
+}
+
+fn one_stopped(bench: &Bench, life: &Life) {
+    running(bench, life, "one");
+    life.run(life.engine.stop("one", StopRequest::default()))
+        .unwrap();
+}
+
+fn one_paused(bench: &Bench, life: &Life) {
+    running(bench, life, "one");
+    life.run(life.engine.pause("one")).unwrap();
+}
+
+fn one_checkpoint(bench: &Bench, life: &Life) {
+    let one = running(bench, life, "one");
+    life.run(
+        life.engine
+            .create_checkpoint(checkpoint_request("one", "point")),
+    )
+    .unwrap();
+    bench.setup.world.guest_write(one.id, "after").unwrap();
+}
+
+fn fork(count: u32) -> ForkRequest {
+    serde_json::from_value(serde_json::json!({ "count": count, "name": "fork" })).unwrap()
+}
+
+/// The sandbox "one" is in one of these states, and what it wrote is there.
+fn one_is(bench: &Bench, life: &Life, allowed: &[SandboxState], context: &str) {
+    let one = life
+        .engine
+        .sandbox("one")
+        .unwrap_or_else(|_| panic!("{context}: \"one\" is lost"));
+    assert!(
+        allowed.contains(&one.state),
+        "{context}: \"one\" is {} ({:?})",
+        one.state,
+        one.reason
+    );
+    usable(bench, life, "one", context);
+    assert_eq!(
+        disk(bench, one.id).first().map(String::as_str),
+        Some("one"),
+        "{context}: its disk"
+    );
+}
+
+/// From whatever state, the user gets the sandbox to run again and to write.
+fn usable(bench: &Bench, life: &Life, name: &str, context: &str) {
+    let sandbox = life.engine.sandbox(name).unwrap();
+    let revived = match sandbox.state {
+        SandboxState::Running => Ok(sandbox),
+        SandboxState::Paused => {
+            let resumed = life.run(life.engine.resume(name));
+            if let Ok(resumed) = &resumed {
+                let guest = bench.setup.world.guest(resumed.id).unwrap();
+                assert_eq!(
+                    guest.counter, 1,
+                    "{context}: the memory of \"{name}\" is lost"
+                );
+            }
+            resumed
+        }
+        _ => life.run(life.engine.start(name)),
+    };
+    let revived =
+        revived.unwrap_or_else(|error| panic!("{context}: \"{name}\" cannot be used: {error}"));
+    bench
+        .setup
+        .world
+        .guest_write(revived.id, "still writing")
+        .unwrap();
+}
+
+fn verbs() -> Vec<Verb> {
+    use SandboxState::{Failed, Paused, Running, Stopped};
+    vec![
+        Verb {
+            name: "create",
+            prepare: nothing,
+            act: |life| {
+                life.run(life.engine.create(create_request("new")))
+                    .map(drop)
+            },
+            expect: |_, life, done, context| {
+                let found = life.engine.sandbox("new").is_ok();
+                assert!(found || !done, "{context}: reported and gone");
+            },
+        },
+        Verb {
+            name: "start",
+            prepare: one_stopped,
+            act: |life| life.run(life.engine.start("one")).map(drop),
+            expect: |bench, life, _, context| {
+                one_is(bench, life, &[Running, Stopped, Failed], context)
+            },
+        },
+        Verb {
+            name: "checkpoint",
+            prepare: one_running,
+            act: |life| {
+                life.run(
+                    life.engine
+                        .create_checkpoint(checkpoint_request("one", "point")),
+                )
+                .map(drop)
+            },
+            expect: |bench, life, done, context| {
+                let counter = life
+                    .engine
+                    .sandbox("one")
+                    .ok()
+                    .and_then(|one| bench.setup.world.guest(one.id))
+                    .map(|guest| guest.counter);
+                one_is(bench, life, &[Running, Failed], context);
+                assert!(
+                    counter.is_none_or(|counter| counter == 1),
+                    "{context}: it was started anew"
+                );
+                let point = life.engine.checkpoint("point").is_ok();
+                assert!(point || !done, "{context}: reported and gone");
+                if point {
+                    let forks = life.run(life.engine.fork("point", fork(1))).unwrap();
+                    assert_eq!(
+                        disk(bench, forks[0].id),
+                        ["one"],
+                        "{context}: the fork's disk"
+                    );
+                }
+            },
+        },
+        Verb {
+            name: "fork",
+            prepare: one_checkpoint,
+            act: |life| life.run(life.engine.fork("point", fork(2))).map(drop),
+            expect: |bench, life, done, context| {
+                one_is(bench, life, &[Running], context);
+                for name in ["fork-1", "fork-2"] {
+                    let found = life.engine.sandbox(name);
+                    assert!(found.is_ok() || !done, "{context}: {name} is gone");
+                    let Ok(found) = found else { continue };
+                    usable(bench, life, name, context);
+                    assert_eq!(
+                        disk(bench, found.id).first().map(String::as_str),
+                        Some("one"),
+                        "{context}"
+                    );
+                    assert!(
+                        !disk(bench, found.id).contains(&"after".to_owned()),
+                        "{context}"
+                    );
+                }
+                // The checkpoint is as good as before.
+                let again = life
+                    .run(
+                        life.engine
+                            .fork("point", serde_json::from_str("{}").unwrap()),
+                    )
+                    .unwrap();
+                assert_eq!(disk(bench, again[0].id), ["one"], "{context}");
+            },
+        },
+        Verb {
+            name: "pause",
+            prepare: one_running,
+            act: |life| life.run(life.engine.pause("one")).map(drop),
+            expect: |bench, life, _, context| {
+                one_is(bench, life, &[Running, Paused, Failed], context)
+            },
+        },
+        Verb {
+            name: "resume",
+            prepare: one_paused,
+            act: |life| life.run(life.engine.resume("one")).map(drop),
+            expect: |bench, life, _, context| one_is(bench, life, &[Running, Paused], context),
+        },
+        Verb {
+            name: "stop",
+            prepare: one_running,
+            act: |life| {
+                life.run(life.engine.stop("one", StopRequest::default()))
+                    .map(drop)
+            },
+            expect: |bench, life, _, context| {
+                one_is(bench, life, &[Stopped, Failed, Running], context)
+            },
+        },
+        Verb {
+            name: "stop a paused one",
+            prepare: one_paused,
+            act: |life| {
+                life.run(life.engine.stop("one", StopRequest::default()))
+                    .map(drop)
+            },
+            expect: |bench, life, _, context| {
+                one_is(bench, life, &[Stopped, Failed, Paused], context)
+            },
+        },
+        Verb {
+            name: "remove",
+            prepare: one_running,
+            act: |life| life.run(life.engine.remove("one", true)),
+            expect: |_, life, done, context| {
+                assert!(
+                    !done || life.engine.sandbox("one").is_err(),
+                    "{context}: still there"
+                );
+            },
+        },
+        Verb {
+            name: "remove a checkpoint",
+            prepare: one_checkpoint,
+            act: |life| life.run(life.engine.remove_checkpoint("point", false)),
+            expect: |bench, life, done, context| {
+                one_is(bench, life, &[Running], context);
+                assert!(
+                    !done || life.engine.checkpoint("point").is_err(),
+                    "{context}: still there"
+                );
+            },
+        },
+    ]
+}
+
+/// Steps that an engine takes to open over what a verb needs: the faults begin after them.
+fn opening_steps(verb: &Verb, backend: Backend) -> usize {
+    let bench = Bench::new(backend);
+    let first = bench.engine(None);
+    (verb.prepare)(&bench, &first);
+    drop(first);
+    let recorder = Arc::new(Script::at(usize::MAX, Verdict::Proceed));
+    drop(bench.engine(Some(recorder.clone())));
+    recorder.steps().len()
+}
+
+/// A way of going wrong: at which step (counted from the opening of the engine), how, how often.
+#[derive(Clone, Copy)]
+struct Wrong {
+    at: usize,
+    verdict: Verdict,
+    times: usize,
+}
+
+/// One case; false when the step is past the verb's last.
+fn case(verb: &Verb, backend: Backend, wrong: Wrong) -> bool {
+    let Wrong { at, verdict, times } = wrong;
+    let bench = Bench::new(backend);
+    let first = bench.engine(None);
+    (verb.prepare)(&bench, &first);
+    drop(first);
+    let script = Arc::new(Script::at(at, verdict).times(times));
+    let life = bench.engine(Some(script.clone()));
+    let outcome = (verb.act)(&life);
+    let Some(fired) = script.fired() else {
+        return false;
+    };
+    let context = format!(
+        "{} on {}, {verdict:?} ×{times} at \"{fired}\"",
+        verb.name,
+        backend.as_str()
+    );
+    let done = outcome.is_ok();
+    let life = if script.is_dead() {
+        drop(life);
+        bench.engine(None)
+    } else {
+        // Failures that clean-up met too are settled by the next engine at the latest.
+        if times > 1 {
+            drop(life);
+            bench.engine(None)
+        } else {
+            life
+        }
+    };
+    if !done {
+        bench.recover(&life);
+    }
+    bench.check(&life, &context);
+    (verb.expect)(&bench, &life, done, &context);
+    bench.check(&life, &context);
+    bench.clean_up(&life, &context);
+    true
+}
+
+fn all_cases(backend: Backend, verdict: Verdict, times: usize) {
+    let mut cases = 0;
+    for verb in verbs() {
+        let opening = opening_steps(&verb, backend);
+        let mut step = 0;
+        while case(
+            &verb,
+            backend,
+            Wrong {
+                at: opening + step,
+                verdict,
+                times,
+            },
+        ) {
+            step += 1;
+        }
+        assert!(
+            step >= 3,
+            "{} has {step} steps: the harness saw nothing",
+            verb.name
+        );
+        cases += step;
+    }
+    assert!(cases > 100, "{cases} cases");
+    println!(
+        "{cases} cases of {verdict:?} ×{times} on {}",
+        backend.as_str()
+    );
+}
+
+#[test]
+fn an_error_at_any_step_on_qcow2() {
+    all_cases(Backend::Qcow2, Verdict::Fail, 1);
+}
+
+#[test]
+fn an_error_that_clean_up_meets_too_on_qcow2() {
+    all_cases(Backend::Qcow2, Verdict::Fail, 3);
+}
+
+#[test]
+fn a_death_before_any_step_on_qcow2() {
+    all_cases(Backend::Qcow2, Verdict::CrashBefore, 1);
+}
+
+#[test]
+fn a_death_after_any_step_on_qcow2() {
+    all_cases(Backend::Qcow2, Verdict::CrashAfter, 1);
+}
+
+#[test]
+fn an_error_at_any_step_on_copy() {
+    all_cases(Backend::Copy, Verdict::Fail, 1);
+}
+
+#[test]
+fn a_death_before_any_step_on_copy() {
+    all_cases(Backend::Copy, Verdict::CrashBefore, 1);
+}
+
+#[test]
+fn a_death_after_any_step_on_copy() {
+    all_cases(Backend::Copy, Verdict::CrashAfter, 1);
+}
