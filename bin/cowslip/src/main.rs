@@ -1,1 +1,49 @@
-fn main() {}
+//! The command line of cowslip, and the engine's process (`cowslip serve`).
+//!
+//! The command line is a client: all it knows it has from the engine's HTTP API, and where no engine
+//! listens it starts one. Only this crate owns a terminal.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod autostart;
+mod client;
+mod commands;
+mod cp;
+mod daemon;
+mod exit;
+mod output;
+mod paths;
+mod signals;
+mod terminal;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use cowslip_model::api::exit as codes;
+
+use crate::args::Cli;
+
+fn main() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are what was asked for; all else is a usage error, with docker's code.
+            let asked = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            );
+            let _ = error.print();
+            std::process::exit(if asked { 0 } else { i32::from(codes::ENGINE) });
+        }
+    };
+    let code = match commands::run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            terminal::restore();
+            output::failure(&failure);
+            failure.exit
+        }
+    };
+    // Not by returning: a thread may still sit in a read of standard input.
+    terminal::exit(code)
+}

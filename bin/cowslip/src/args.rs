@@ -1,0 +1,195 @@
+//! The command line's grammar. What a verb takes stands with the verb, in `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+
+/// microVM sandboxes for untrusted code
+#[derive(Debug, Parser)]
+#[command(
+    name = "cowslip",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The engine's state directory
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "COWSLIP_STATE_DIR",
+        hide_env_values = true
+    )]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The engine's run directory, where its socket is
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "COWSLIP_RUN_DIR",
+        hide_env_values = true
+    )]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print ids only, and no messages
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// What to log on standard error: off, error, warn, info, debug, trace, or a filter
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "COWSLIP_LOG",
+        hide_env_values = true
+    )]
+    pub(crate) log: Option<String>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a sandbox, run a command in it, and end with the command's exit code
+    Run(commands::run::Run),
+    /// Make a sandbox without starting it
+    Create(commands::create::Create),
+    /// Boot stopped sandboxes
+    Start(commands::lifecycle::Start),
+    /// Shut sandboxes down; their disks stay
+    Stop(commands::lifecycle::Stop),
+    /// Remove sandboxes and all they hold
+    Rm(commands::lifecycle::Rm),
+    /// List sandboxes
+    #[command(visible_alias = "ps")]
+    Ls(commands::ls::Ls),
+    /// Show all there is to know about sandboxes, as JSON
+    Inspect(commands::inspect::Inspect),
+    /// Print what a sandbox's main command, or its console, wrote
+    Logs(commands::logs::Logs),
+    /// Run a command in a running sandbox
+    Exec(commands::exec::Exec),
+    /// Open a shell in a running sandbox
+    Shell(commands::exec::Shell),
+    /// Copy files between a sandbox and this host
+    Cp(commands::cp::Cp),
+    /// Take checkpoints of running sandboxes, and keep them
+    #[command(subcommand)]
+    Checkpoint(commands::checkpoint::Checkpoint),
+    /// Make sandboxes from a checkpoint
+    Fork(commands::fork::Fork),
+    /// Make one sandbox from a checkpoint
+    Restore(commands::fork::Restore),
+    /// Take sandboxes to disk and free their memory
+    Pause(commands::lifecycle::Pause),
+    /// Bring paused sandboxes back
+    Resume(commands::lifecycle::Resume),
+    /// Import and keep templates: the root file systems of sandboxes
+    #[command(subcommand)]
+    Template(commands::template::Template),
+    /// Import and keep guest kernels
+    #[command(subcommand)]
+    Kernel(commands::kernel::Kernel),
+    /// Print what happened
+    Events(commands::events::Events),
+    /// Say what this host can do, what is missing and how to mend it
+    Doctor,
+    /// Say what the engine is and uses
+    Info,
+    /// Release whatever no sandbox owns
+    Gc,
+    /// Run the engine in the foreground
+    Serve(commands::serve::Serve),
+    /// Print the versions of this command and of the engine
+    Version,
+    /// Print a completion script for a shell
+    Completion(commands::completion::Completion),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split_whitespace()).unwrap()
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_template_belongs_to_the_command() {
+        for line in [
+            "cowslip run --rm -it web sh -c ls --json -q",
+            "cowslip run --rm -it web -- sh -c ls --json -q",
+        ] {
+            let cli = parse(line);
+            assert!(!cli.global.json && !cli.global.quiet, "{line}");
+            let Command::Run(run) = cli.command else {
+                panic!("{line}")
+            };
+            assert!(run.rm && run.session.interactive && run.session.tty);
+            assert_eq!(run.template, "web");
+            assert_eq!(run.argv, ["sh", "-c", "ls", "--json", "-q"], "{line}");
+        }
+        let Command::Exec(exec) = parse("cowslip exec -u 1:1 web -- --odd -x").command else {
+            panic!()
+        };
+        assert_eq!(exec.argv, ["--odd", "-x"]);
+        assert_eq!(exec.process.user.as_deref(), Some("1:1"));
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for line in [
+            "cowslip --json ls",
+            "cowslip ls --json",
+            "cowslip ps --json",
+        ] {
+            assert!(parse(line).global.json, "{line}");
+        }
+        assert_eq!(
+            parse("cowslip ls --state-dir /s")
+                .global
+                .state_dir
+                .as_deref(),
+            Some(std::path::Path::new("/s"))
+        );
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_their_reason() {
+        for (line, reason) in [
+            ("cowslip run --memory lots web true", "is not a size"),
+            ("cowslip run --ttl soon web true", "is not a time span"),
+            ("cowslip run --name ../x web true", "has the character '/'"),
+            ("cowslip run --cpus 0 web true", "0 is not in"),
+            ("cowslip run --memory 0 web true", "at least 1 MiB"),
+            ("cowslip fork base --count 0", "0 is not in"),
+            ("cowslip rm", "SANDBOX"),
+            ("cowslip exec web", "CMD"),
+        ] {
+            let error = Cli::try_parse_from(line.split_whitespace())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(reason), "{line}: {error}");
+        }
+    }
+}

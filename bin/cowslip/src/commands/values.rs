@@ -1,0 +1,196 @@
+//! Values of options that several verbs take.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use cowslip_model::api::CreateRequest;
+use cowslip_model::size::MIB;
+use cowslip_model::{ByteSize, Lifetime, Name};
+
+use crate::exit::Failure;
+
+/// A name for the object to be made.
+pub(crate) fn name(text: &str) -> Result<Name, String> {
+    text.parse()
+        .map_err(|error: cowslip_model::NameError| error.to_string())
+}
+
+/// A size of memory or disk, at least one mebibyte.
+pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|error: cowslip_model::SizeError| error.to_string())?;
+    if size.bytes() < MIB {
+        return Err(format!(
+            "{size} is too little: give at least 1 MiB (a bare number is bytes)"
+        ));
+    }
+    Ok(size)
+}
+
+/// A time span.
+pub(crate) fn lifetime(text: &str) -> Result<Lifetime, String> {
+    text.parse()
+        .map_err(|error: cowslip_model::time::LifetimeError| error.to_string())
+}
+
+/// Environment variables.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Env {
+    /// Set an environment variable; a NAME alone takes its value from here
+    #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Set environment variables from a file of NAME[=VALUE] lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+}
+
+impl Env {
+    /// All of it; what stands later wins, and options win over files.
+    pub(crate) fn collect(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let outside = |name: &str| std::env::var(name).ok();
+        let mut all = BTreeMap::new();
+        for path in &self.env_file {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::io(
+                    format!("read the environment file \"{}\"", path.display()),
+                    &error,
+                )
+            })?;
+            add_file(&mut all, &text, path, &outside)?;
+        }
+        for setting in &self.env {
+            add(&mut all, setting, &outside).map_err(Failure::usage)?;
+        }
+        Ok(all)
+    }
+}
+
+fn add_file(
+    all: &mut BTreeMap<String, String>,
+    text: &str,
+    path: &Path,
+    outside: &impl Fn(&str) -> Option<String>,
+) -> Result<(), Failure> {
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        add(all, line, outside).map_err(|reason| {
+            Failure::usage(format!(
+                "\"{}\", line {}: {reason}",
+                path.display(),
+                number + 1
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+fn add(
+    all: &mut BTreeMap<String, String>,
+    setting: &str,
+    outside: &impl Fn(&str) -> Option<String>,
+) -> Result<(), String> {
+    let (name, value) = match setting.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (setting, outside(setting)),
+    };
+    if name.is_empty() || name.contains(['\0', ' ', '\t']) {
+        return Err(format!(
+            "{setting:?} sets no environment variable: write NAME=VALUE"
+        ));
+    }
+    if let Some(value) = value {
+        all.insert(name.to_owned(), value);
+    }
+    Ok(())
+}
+
+/// What a new sandbox is like, except its environment.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Shape {
+    /// Its name; none: one is made up
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub(crate) name: Option<Name>,
+    /// Virtual processors
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cpus: Option<u32>,
+    /// Guest memory, as 512m or 2g
+    #[arg(short, long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<ByteSize>,
+    /// Size of its disk; none: the template's
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) disk: Option<ByteSize>,
+    /// Remove it after this time, as 90s or 1h30m
+    #[arg(long, value_name = "SPAN", value_parser = lifetime)]
+    pub(crate) ttl: Option<Lifetime>,
+    /// Name or id of its kernel; none: the default one
+    #[arg(long, value_name = "KERNEL")]
+    pub(crate) kernel: Option<String>,
+}
+
+impl Shape {
+    /// The request for such a sandbox.
+    pub(crate) fn request(
+        self,
+        template: String,
+        env: BTreeMap<String, String>,
+        workdir: Option<String>,
+        user: Option<String>,
+    ) -> CreateRequest {
+        let Self {
+            name,
+            cpus,
+            memory,
+            disk,
+            ttl,
+            kernel,
+        } = self;
+        CreateRequest {
+            template,
+            name,
+            kernel,
+            cpus,
+            memory,
+            disk,
+            env,
+            workdir,
+            user,
+            ttl,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environment_is_read_as_docker_reads_it() {
+        let outside = |name: &str| (name == "HOME").then(|| "/home/u".to_owned());
+        let mut all = BTreeMap::new();
+        let file = "# comment\n\nA=1\n  B = x\nHOME\nUNSET\nC=with = sign\n";
+        let error = add_file(&mut all, file, Path::new("f"), &outside).unwrap_err();
+        assert!(error.to_string().contains("\"f\", line 4"), "{error}");
+
+        let mut all = BTreeMap::new();
+        let file = "# comment\nA=1\nHOME\nUNSET\nC=with = sign\nA=2\nE=\n";
+        add_file(&mut all, file, Path::new("f"), &outside).unwrap();
+        let expected = [
+            ("A", "2"),
+            ("C", "with = sign"),
+            ("E", ""),
+            ("HOME", "/home/u"),
+        ];
+        assert!(
+            all.iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .eq(expected),
+            "{all:?}"
+        );
+        assert!(add(&mut all, "=x", &outside).is_err());
+    }
+}
