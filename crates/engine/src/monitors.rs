@@ -1,32 +1,64 @@
-//! Finding the monitor.
-use crate::config::Config;
-use crate::parts::Monitors;
-use async_trait::async_trait;
-use cowslip_ledger::MonitorInfo;
-use cowslip_vmm::{Vmm, VmmError};
-use std::path::Path;
+//! Finding QEMU when it is first needed.
+
 use std::sync::Arc;
-pub(crate) struct QemuMonitors;
+
+use async_trait::async_trait;
+use cowslip_vmm::qemu::{Accelerator, Choice, QemuConfig, QemuVmm};
+use cowslip_vmm::{Vmm, VmmError};
+use tokio::sync::OnceCell;
+
+use crate::config::{AcceleratorChoice, Config};
+use crate::parts::{Monitors, in_words};
+
+/// QEMU, found once and kept; a failed search is made again, so that installing it is enough.
+pub(crate) struct QemuMonitors {
+    config: QemuConfig,
+    found: OnceCell<Arc<QemuVmm>>,
+}
+
 impl QemuMonitors {
-    pub(crate) fn new(_: &Config) -> Self {
-        Self
+    pub(crate) fn new(config: &Config) -> Self {
+        let accelerator = match config.machine.accelerator {
+            AcceleratorChoice::Auto => Choice::Auto,
+            AcceleratorChoice::Kvm => Choice::Kvm,
+            AcceleratorChoice::Tcg => Choice::Tcg,
+        };
+        let config = QemuConfig {
+            program: config.paths.qemu.clone(),
+            accelerator,
+            memory: config.paths.cache.join("kvm.json"),
+        };
+        Self {
+            config,
+            found: OnceCell::new(),
+        }
     }
 }
-fn no() -> VmmError {
-    VmmError::Unusable {
-        program: "qemu".into(),
-        why: "not yet".into(),
-    }
-}
+
 #[async_trait]
 impl Monitors for QemuMonitors {
-    async fn for_boot(&self, _: &Path, _: &Path) -> Result<Arc<dyn Vmm>, VmmError> {
-        Err(no())
+    async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
+        let detect = || async { QemuVmm::detect(&self.config).await.map(Arc::new) };
+        let vmm = self.found.get_or_try_init(detect).await?;
+        Ok(Arc::clone(vmm) as Arc<dyn Vmm>)
     }
-    async fn for_running(&self, _: Option<&MonitorInfo>) -> Result<Arc<dyn Vmm>, VmmError> {
-        Err(no())
-    }
+
     fn describe(&self) -> (Option<String>, String) {
-        (None, String::new())
+        let vmm = self.found.get();
+        let accelerator = vmm.and_then(|vmm| vmm.accelerator());
+        let reason = match (self.config.accelerator, accelerator) {
+            (Choice::Tcg | Choice::Kvm, _) => "configured",
+            (Choice::Auto, Some(Accelerator::Kvm)) => "a guest was seen to boot on KVM",
+            (Choice::Auto, Some(Accelerator::Tcg)) if std::path::Path::new("/dev/kvm").exists() => {
+                "/dev/kvm is there and no guest boots on it, so guests run under software emulation"
+            }
+            (Choice::Auto, Some(Accelerator::Tcg)) => {
+                "there is no KVM, so guests run under software emulation"
+            }
+            (Choice::Auto, None) => {
+                "not known yet: the first start finds out whether a guest boots on KVM"
+            }
+        };
+        (vmm.map(|vmm| in_words(&vmm.info())), reason.to_owned())
     }
 }

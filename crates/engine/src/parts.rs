@@ -1,6 +1,5 @@
 //! What an engine is put together from: the real parts on Linux, simulated ones in tests.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -34,18 +33,11 @@ pub struct Parts {
 /// Finds the monitor when it is first needed, so that an engine opens on a host that has none yet.
 #[async_trait]
 pub trait Monitors: Send + Sync + 'static {
-    /// The monitor for a new machine. The first call may boot this kernel once, to see whether KVM
-    /// really runs a guest here.
+    /// The monitor.
     ///
     /// # Errors
-    /// When there is no monitor, naming the package that has it.
-    async fn for_boot(&self, kernel: &Path, initramfs: &Path) -> Result<Arc<dyn Vmm>, VmmError>;
-
-    /// The monitor for a machine that runs already.
-    ///
-    /// # Errors
-    /// As for [`Monitors::for_boot`].
-    async fn for_running(&self, info: Option<&MonitorInfo>) -> Result<Arc<dyn Vmm>, VmmError>;
+    /// When there is none, naming the package that has it.
+    async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError>;
 
     /// What is known without finding out more: the monitor in words, and why its accelerator.
     fn describe(&self) -> (Option<String>, String);
@@ -56,11 +48,7 @@ pub struct FixedMonitor(pub Arc<dyn Vmm>);
 
 #[async_trait]
 impl Monitors for FixedMonitor {
-    async fn for_boot(&self, _: &Path, _: &Path) -> Result<Arc<dyn Vmm>, VmmError> {
-        Ok(Arc::clone(&self.0))
-    }
-
-    async fn for_running(&self, _: Option<&MonitorInfo>) -> Result<Arc<dyn Vmm>, VmmError> {
+    async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
         Ok(Arc::clone(&self.0))
     }
 

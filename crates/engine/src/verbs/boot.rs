@@ -8,7 +8,7 @@ use std::time::Duration;
 use cowslip_host::DirectorySpec;
 use cowslip_ledger::{LedgerError, MonitorInfo, Owner, SandboxRecord};
 use cowslip_model::{DiskChain, LayerId, SandboxId};
-use cowslip_vmm::{Credentials, Machine, MachineConfig, Vmm};
+use cowslip_vmm::{Credentials, Machine, MachineConfig};
 
 use crate::error::EngineError;
 use crate::guest::{Guest, Restored, Setup};
@@ -86,10 +86,7 @@ impl Engine {
         let kernel = self.site.layout.kernel(record.spec.kernel);
         self.refresh_agent(&kernel).await?;
         let layers = self.site.ledger.read(|tx| tx.chain(top))?;
-        let vmm = self
-            .monitors
-            .for_boot(&kernel.join("vmlinuz"), &kernel.join("initramfs"))
-            .await?;
+        let vmm = self.monitors.vmm().await?;
         let spec = DirectorySpec {
             path: self.site.layout.machine(record.id),
             mode: 0o700,
@@ -231,14 +228,6 @@ impl Engine {
             live.replace_guest(guest);
         }
         Ok(live)
-    }
-
-    /// The monitor for machines that run already.
-    pub(crate) async fn running_monitor(
-        &self,
-        record: &SandboxRecord,
-    ) -> Result<Arc<dyn Vmm>, EngineError> {
-        Ok(self.monitors.for_running(record.monitor.as_ref()).await?)
     }
 
     /// The top layer of a sandbox that has a volume.

@@ -60,7 +60,7 @@ impl Engine {
     }
 
     async fn check_monitor(&self) -> Check {
-        match self.monitors.for_running(None).await {
+        match self.monitors.vmm().await {
             Ok(vmm) => {
                 let info = vmm.info();
                 check(

@@ -148,7 +148,7 @@ impl Engine {
 
     async fn adopt_machine(self: &Arc<Self>, record: &SandboxRecord) -> Result<(), EngineError> {
         let id = record.id;
-        let vmm = self.running_monitor(record).await?;
+        let vmm = self.monitors.vmm().await?;
         let machine = vmm
             .attach(&self.site, &self.machine_config(record, None))
             .await?;
