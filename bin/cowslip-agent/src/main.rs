@@ -91,19 +91,26 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 /// Serves until the host has asked for the power to be cut.
 async fn serve_guest(booted: Booted) -> io::Result<()> {
     let (server, shared) = start(booted.mode, booted.phases, Cgroups::of_guest())?;
-    let ways = async {
-        match booted.port {
-            Some(port) => {
-                // Beside a port vsock is a convenience; many machines have none.
-                let vsock = server.clone();
-                tokio::spawn(async move { vsock.vsock().await });
-                server.port(port).await
-            }
-            None => server.vsock().await,
+    // Tasks of their own: they go on while the last answer leaves.
+    let mut ways = tokio::task::JoinSet::new();
+    let vsock = server.clone();
+    match booted.port {
+        Some(port) => {
+            let server = server.clone();
+            ways.spawn(async move { server.port(port).await });
+            // Beside a port vsock is a convenience; many machines have none.
+            tokio::spawn(async move { vsock.vsock().await });
         }
-    };
+        None => {
+            ways.spawn(async move { vsock.vsock().await });
+        }
+    }
     tokio::select! {
-        ended = ways => ended,
+        ended = ways.join_next() => match ended {
+            Some(Ok(ended)) => ended,
+            Some(Err(e)) => Err(io::Error::other(e)),
+            None => Ok(()),
+        },
         () = shared.power_off.notified() => {
             server.last_words().await;
             Ok(())

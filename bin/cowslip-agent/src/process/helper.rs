@@ -24,7 +24,7 @@ use std::process::Command;
 use cowslip_proto::pb::{EnvVar, StartFailure};
 use prost::Message;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 
 use super::user;
 
@@ -68,6 +68,8 @@ impl Failure {
 
 /// Descriptors that come with the one message, in this order; the cgroup may be missing.
 pub(crate) const DESCRIPTORS: usize = 5;
+/// Open files of a process that does not ask for more.
+const USUAL_FILES: u64 = 1024;
 /// Search path of a process whose environment has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -111,6 +113,7 @@ fn prepare(socket: &UnixStream) -> Result<(Request, Option<String>), Failure> {
         // Only lost if the guest took its cgroups apart: no reason not to run.
         let _ = File::from(cgroup).write_all(b"0");
     }
+    limit_files();
     rustix::process::setsid().map_err(|e| Failure::other("begin a session")(e.into()))?;
     let stdio = || {
         if request.pty {
@@ -149,6 +152,15 @@ fn prepare(socket: &UnixStream) -> Result<(Request, Option<String>), Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     enter(&request, who.home.as_deref())?;
     Ok((request, who.home))
+}
+
+/// The agent's own bound is high. Programs get the usual one, which they may raise: some take
+/// time in proportion to it, and select(2) cannot go beyond it.
+fn limit_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let current = Some(current.map_or(USUAL_FILES, |c| c.min(USUAL_FILES)));
+    // Lowering is always allowed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
 }
 
 fn receive(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
