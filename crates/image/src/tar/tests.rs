@@ -47,11 +47,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 // covers the "a tar that is truncated"
 #[test]
-fn every_prefix_of_an_archive_is_an_error() {
+fn an_archive_cut_anywhere_is_an_error() {
     let whole = archive();
     // One of the two zero blocks is the end marker, the other is padding.
     let end = whole.len() - 1024;
-    for length in 0..end {
+    // Every block's edges, and some places inside.
+    for length in (0..end).filter(|n| matches!(n % 512, 0 | 1 | 511) || n % 97 == 0) {
         let error = read_bytes(&whole[..length], Limits::default()).unwrap_err();
         match length {
             0..512 => assert!(
@@ -70,7 +71,7 @@ fn every_prefix_of_an_archive_is_an_error() {
 }
 
 #[test]
-fn every_prefix_of_a_compressed_archive_is_an_error() {
+fn a_compressed_archive_cut_anywhere_is_an_error() {
     let whole = archive();
     for compressed in [gzip(&whole), zstd::encode_all(&whole[..], 1).unwrap()] {
         read_bytes(&compressed, Limits::default()).unwrap();
