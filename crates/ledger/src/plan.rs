@@ -219,7 +219,7 @@ fn plan_sandbox(
         ),
         Some(Transition::Resuming) => settle(SandboxState::Paused, abandoned, None),
         Some(Transition::Pausing) if sandbox.paused_image => {
-            settle(SandboxState::Paused, VolumeOutcome::Keep, None)
+            settle(SandboxState::Paused, pending, None)
         }
         Some(Transition::Stopping) => settle(SandboxState::Stopped, pending, None),
         Some(Transition::Checkpointing | Transition::Pausing) | None => match sandbox.state {

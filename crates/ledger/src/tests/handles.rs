@@ -169,7 +169,7 @@ fn each_fault_leaves_what_its_name_says() {
             .ledger
             .reserve::<Thing>(OWNER, ThingSpec::new("/a"), &[])
             .and_then(|slot| slot.acquired(1))
-            .map(|held| drop(held.settle()));
+            .map(crate::Held::settle);
         let rows = bench.reopened("boot-1").read(|tx| tx.handles()).unwrap();
         (made.err(), rows.first().map(|row| row.state))
     };

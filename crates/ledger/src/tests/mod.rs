@@ -4,6 +4,7 @@ mod handles;
 mod mirror;
 mod open;
 mod plan;
+mod plan_property;
 mod records;
 
 use std::path::PathBuf;
