@@ -12,6 +12,8 @@
 //!
 //! [`Owner::Machine`]: cowslip_ledger::Owner::Machine
 
+pub mod qemu;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,7 +92,7 @@ pub enum VmmError {
         /// Its answer.
         message: String,
     },
-    /// The monitor ended, or its control channel broke.
+    /// The monitor's process ended.
     #[error("{operation} of sandbox {sandbox}: the machine ended{}", detail.as_deref().map(|d| format!(": {d}")).unwrap_or_default())]
     Ended {
         /// What was being done.
@@ -99,6 +101,18 @@ pub enum VmmError {
         sandbox: SandboxId,
         /// The monitor's last words, where it left any.
         detail: Option<String>,
+    },
+    /// The control channel broke while the monitor's process lives on.
+    #[error(
+        "{operation} of sandbox {sandbox}: the channel to its monitor broke: {why}; stop the sandbox and start it again"
+    )]
+    ChannelLost {
+        /// What was being done.
+        operation: &'static str,
+        /// Of which machine.
+        sandbox: SandboxId,
+        /// How it broke.
+        why: String,
     },
     /// The monitor did not answer in time.
     #[error("{operation} of sandbox {sandbox}: no answer from the monitor within {seconds} s")]
@@ -154,7 +168,8 @@ pub trait Vmm: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it does not start; what was acquired stays in the ledger for the caller to unwind.
-    async fn boot(&self, site: &Site, config: &MachineConfig) -> Result<Arc<dyn Machine>, VmmError>;
+    async fn boot(&self, site: &Site, config: &MachineConfig)
+    -> Result<Arc<dyn Machine>, VmmError>;
 
     /// Starts a machine from an image; its vCPUs stand still until [`Machine::resume`]. One image may
     /// be restored many times at once; it is only read.
@@ -172,7 +187,11 @@ pub trait Vmm: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it does not answer.
-    async fn attach(&self, site: &Site, config: &MachineConfig) -> Result<Arc<dyn Machine>, VmmError>;
+    async fn attach(
+        &self,
+        site: &Site,
+        config: &MachineConfig,
+    ) -> Result<Arc<dyn Machine>, VmmError>;
 }
 
 /// One running machine. Dropping it leaves the machine running.

@@ -1,0 +1,437 @@
+//! One running QEMU.
+//!
+//! ```text
+//!          stop                    migrate to a file
+//!   running ───► paused ─────────────────────────────► saved (QEMU: postmigrate)
+//!      ▲           │ ▲ blockdev-snapshot                  │
+//!      └── cont ───┴─┘                                    │
+//!      └────────────────── cont ◄─────────────────────────┘
+//! ```
+//!
+//! A saved machine's disk is closed for writing: it can only go on. Whatever fails here, `cont` works
+//! afterwards; that the vCPUs do go on is the engine's part.
+
+use std::fs::OpenOptions;
+use std::net::Shutdown;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cowslip_host::process::{self, ProcessIdentity, ProcessSpec};
+use cowslip_model::{DiskLayer, SandboxId};
+use serde_json::json;
+use tokio::net::UnixStream;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::console::{self, BoundedLog};
+use super::disk::{self, DiskError};
+use super::launch::Paths;
+use super::migration::{self, MigrationError, STALL_BOUND_SECONDS};
+use super::qmp::{ANSWER_BOUND_SECONDS, Event, Qmp, QmpError};
+use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError};
+
+/// What QEMU calls a machine whose image was written.
+const SAVED: &str = "postmigrate";
+/// Between two looks at a process that the kernel will not let us watch.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+
+/// A connection to one QEMU process. Dropping it leaves the process running.
+pub(super) struct QemuMachine {
+    sandbox: SandboxId,
+    paths: Paths,
+    process: ProcessSpec,
+    identity: ProcessIdentity,
+    qmp: Qmp,
+    /// A file beside the one that the guest writes; none for a machine without a disk.
+    disk: Option<PathBuf>,
+    /// The present agent channel, to end it when the next is opened.
+    agent: Mutex<Option<StdUnixStream>>,
+    console: JoinHandle<()>,
+    /// Why the guest ended, once the control channel has closed.
+    farewell: watch::Receiver<Option<Farewell>>,
+}
+
+/// What the monitor told of its guest's end, if anything.
+#[derive(Debug, Clone)]
+struct Farewell(Option<String>);
+
+impl Drop for QemuMachine {
+    fn drop(&mut self) {
+        // The next engine, or the next machine object, reads the console on.
+        self.console.abort();
+    }
+}
+
+impl QemuMachine {
+    /// Connects to the machine of `config`, whose process runs already.
+    pub(super) async fn connect(
+        paths: Paths,
+        config: &MachineConfig,
+        process: ProcessSpec,
+        identity: ProcessIdentity,
+    ) -> Result<Self, VmmError> {
+        let log = BoundedLog::open(&config.console_log, config.console_bound.bytes()).map_err(
+            |source| VmmError::File {
+                operation: "open",
+                path: config.console_log.clone(),
+                source,
+            },
+        )?;
+        let connected = UnixStream::connect(&paths.console).await;
+        let stream = connected.map_err(|source| VmmError::File {
+            operation: "connect to",
+            path: paths.console.clone(),
+            source,
+        })?;
+        let console = tokio::spawn(console::drain(stream, log));
+        let qmp = match Qmp::connect(&paths.control).await {
+            Ok(qmp) => qmp,
+            Err(error) => {
+                console.abort();
+                let context = Context {
+                    sandbox: config.sandbox,
+                    paths: &paths,
+                };
+                return Err(context
+                    .explain("connect to the monitor", error, &process, &identity)
+                    .await);
+            }
+        };
+        let (tell, farewell) = watch::channel(None);
+        tokio::spawn(listen_for_end(qmp.subscribe(), tell));
+        Ok(Self {
+            sandbox: config.sandbox,
+            paths,
+            process,
+            identity,
+            qmp,
+            disk: config.disk.as_ref().map(|chain| chain.top.path.clone()),
+            agent: Mutex::new(None),
+            console,
+            farewell,
+        })
+    }
+
+    pub(super) fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// Sets what every machine is set to after its start.
+    pub(super) async fn prepare(&self) -> Result<(), VmmError> {
+        match migration::prepare(&self.qmp).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain("prepare", error).await),
+        }
+    }
+
+    /// Reads memory and device state from `image`; the vCPUs stand still afterwards.
+    pub(super) async fn load(&self, image: &Path) -> Result<(), VmmError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .open(image)
+            .map_err(|source| VmmError::File {
+                operation: "open the image",
+                path: image.to_owned(),
+                source,
+            })?;
+        let Err(error) = migration::load(&self.qmp, &file).await else {
+            return Ok(());
+        };
+        // QEMU ends over an image that it cannot load; why is in its last words.
+        if matches!(
+            &error,
+            MigrationError::Failed(_) | MigrationError::Qmp(QmpError::Closed(_))
+        ) && let Ok(end) = tokio::time::timeout(WATCH_AGAIN, self.ended()).await
+        {
+            let words = end.unwrap_or_else(|| "the image is not whole".to_owned());
+            return Err(self.refused("restore", format!("\"{}\": {words}", image.display())));
+        }
+        Err(self.explain_migration("restore", error).await)
+    }
+
+    async fn status(&self, operation: &'static str) -> Result<String, VmmError> {
+        let answer = match self.qmp.execute("query-status", json!({})).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.explain(operation, error).await),
+        };
+        answer["status"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| self.refused(operation, format!("it tells no status: {answer}")))
+    }
+
+    /// Refuses what needs a machine that stands still with its disk open.
+    async fn require_paused(&self, operation: &'static str) -> Result<(), VmmError> {
+        match self.status(operation).await?.as_str() {
+            "running" => {
+                Err(self.refused(operation, "the machine runs: pause it first".to_owned()))
+            }
+            SAVED => Err(self.refused(
+                operation,
+                "its image was just saved: resume it first".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&self, operation: &'static str, message: String) -> VmmError {
+        VmmError::Refused {
+            operation,
+            sandbox: self.sandbox,
+            message,
+        }
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context {
+            sandbox: self.sandbox,
+            paths: &self.paths,
+        }
+    }
+
+    async fn explain(&self, operation: &'static str, error: QmpError) -> VmmError {
+        self.context()
+            .explain(operation, error, &self.process, &self.identity)
+            .await
+    }
+
+    async fn explain_migration(&self, operation: &'static str, error: MigrationError) -> VmmError {
+        match error {
+            MigrationError::Qmp(error) => self.explain(operation, error).await,
+            MigrationError::Stalled => VmmError::TimedOut {
+                operation,
+                sandbox: self.sandbox,
+                seconds: STALL_BOUND_SECONDS,
+            },
+            other => self.refused(operation, other.to_string()),
+        }
+    }
+
+    async fn explain_disk(&self, operation: &'static str, error: DiskError) -> VmmError {
+        match error {
+            DiskError::Qmp(error) => self.explain(operation, error).await,
+            DiskError::File(error) => error,
+            DiskError::Unfit(message) => self.refused(operation, message),
+        }
+    }
+}
+
+/// What errors are put in terms of.
+struct Context<'a> {
+    sandbox: SandboxId,
+    paths: &'a Paths,
+}
+
+impl Context<'_> {
+    /// A broken channel is the machine's end only where its process has ended.
+    async fn explain(
+        &self,
+        operation: &'static str,
+        error: QmpError,
+        process: &ProcessSpec,
+        identity: &ProcessIdentity,
+    ) -> VmmError {
+        let sandbox = self.sandbox;
+        match error {
+            QmpError::Refused { .. } => VmmError::Refused {
+                operation,
+                sandbox,
+                message: error.to_string(),
+            },
+            QmpError::TimedOut { .. } => VmmError::TimedOut {
+                operation,
+                sandbox,
+                seconds: ANSWER_BOUND_SECONDS,
+            },
+            QmpError::Closed(why) => {
+                // A process that is ending closes its channel an instant before it is gone.
+                let watch = process::ended(process, identity);
+                match tokio::time::timeout(WATCH_AGAIN, watch).await {
+                    Ok(Ok(status)) => {
+                        let detail = words(self.paths.last_words(), None, status);
+                        VmmError::Ended {
+                            operation,
+                            sandbox,
+                            detail,
+                        }
+                    }
+                    _ => VmmError::ChannelLost {
+                        operation,
+                        sandbox,
+                        why,
+                    },
+                }
+            }
+        }
+    }
+}
+
+/// The monitor's own words, what it told of its guest, and its exit status: whatever there is.
+fn words(
+    said: Option<String>,
+    told: Option<String>,
+    status: Option<process::ExitStatus>,
+) -> Option<String> {
+    let status = status.and_then(|status| match (status.code, status.signal) {
+        (Some(0), _) => None,
+        (Some(code), _) => Some(format!("exit code {code}")),
+        (None, Some(signal)) => Some(format!("ended by signal {signal}")),
+        (None, None) => None,
+    });
+    let all: Vec<String> = [told, said, status].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// Remembers why the guest ended until the channel closes. Holds nothing that keeps it open.
+async fn listen_for_end(mut events: Receiver<Event>, tell: watch::Sender<Option<Farewell>>) {
+    let mut told = None;
+    loop {
+        match events.recv().await {
+            Ok(event) if event.name == "SHUTDOWN" => {
+                told = event.data["reason"].as_str().map(|reason| match reason {
+                    "guest-shutdown" => "the guest shut down".to_owned(),
+                    "guest-reset" => {
+                        "the guest reset itself (a reboot, or a kernel panic)".to_owned()
+                    }
+                    other => format!("the monitor ended the guest ({other})"),
+                });
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => break,
+        }
+    }
+    tell.send_replace(Some(Farewell(told)));
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    async fn pause(&self) -> Result<(), VmmError> {
+        const OPERATION: &str = "pause";
+        if self.status(OPERATION).await? != "running" {
+            return Ok(());
+        }
+        match self.qmp.execute("stop", json!({})).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain(OPERATION, error).await),
+        }
+    }
+
+    async fn resume(&self) -> Result<(), VmmError> {
+        const OPERATION: &str = "resume";
+        if self.status(OPERATION).await? == "running" {
+            return Ok(());
+        }
+        if let Err(error) = self.qmp.execute("cont", json!({})).await {
+            return Err(self.explain(OPERATION, error).await);
+        }
+        // The guest runs; that a descriptor stays open longer than it should is no failure of that.
+        if self.disk.is_some()
+            && let Err(error) = disk::retire(&self.qmp).await
+        {
+            tracing::warn!(sandbox = %self.sandbox, %error, "a frozen layer stays open in its monitor");
+        }
+        Ok(())
+    }
+
+    async fn state(&self) -> Result<RunState, VmmError> {
+        Ok(match self.status("look at").await?.as_str() {
+            "running" => RunState::Running,
+            _ => RunState::Paused,
+        })
+    }
+
+    async fn save(&self, image: &Path) -> Result<u64, VmmError> {
+        const OPERATION: &str = "save";
+        self.require_paused(OPERATION).await?;
+        let failed = |operation| {
+            move |source| VmmError::File {
+                operation,
+                path: image.to_owned(),
+                source,
+            }
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(image)
+            .map_err(failed("create the image"))?;
+        if let Err(error) = migration::save(&self.qmp, &file).await {
+            // Part of an image is of no use to anyone, and the disk may be full.
+            if let Err(error) = std::fs::remove_file(image) {
+                tracing::warn!(path = %image.display(), %error, "a broken image could not be removed");
+            }
+            return Err(self.explain_migration(OPERATION, error).await);
+        }
+        Ok(file.metadata().map_err(failed("look at the image"))?.len())
+    }
+
+    async fn change_disk(&self, next: &DiskLayer) -> Result<(), VmmError> {
+        const OPERATION: &str = "change the disk";
+        self.require_paused(OPERATION).await?;
+        match disk::change(&self.qmp, next).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain_disk(OPERATION, error).await),
+        }
+    }
+
+    async fn disk_top(&self) -> Result<PathBuf, VmmError> {
+        const OPERATION: &str = "look at the disk";
+        let Some(sibling) = &self.disk else {
+            return Err(self.refused(OPERATION, "the machine has no disk".to_owned()));
+        };
+        match disk::top(&self.qmp, sibling).await {
+            Ok(path) => Ok(path),
+            Err(error) => Err(self.explain_disk(OPERATION, error).await),
+        }
+    }
+
+    async fn agent(&self) -> Result<AgentChannel, VmmError> {
+        let failed = |source| VmmError::File {
+            operation: "connect to the agent's port",
+            path: self.paths.agent.clone(),
+            source,
+        };
+        // Connecting to a listening unix socket does not wait. The monitor serves one connection at a
+        // time and takes the next when the present one has ended.
+        let stream = StdUnixStream::connect(&self.paths.agent).map_err(failed)?;
+        stream.set_nonblocking(true).map_err(failed)?;
+        let ours = stream.try_clone().map_err(failed)?;
+        let stream = UnixStream::from_std(stream).map_err(failed)?;
+        let previous = self
+            .agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(ours);
+        if let Some(previous) = previous {
+            // It may have ended by itself.
+            let _ = previous.shutdown(Shutdown::Both);
+        }
+        Ok(AgentChannel::Serial(Box::new(stream)))
+    }
+
+    async fn ended(&self) -> Option<String> {
+        let status = loop {
+            match process::ended(&self.process, &self.identity).await {
+                Ok(status) => break status,
+                Err(error) => {
+                    tracing::warn!(sandbox = %self.sandbox, %error, "the monitor cannot be watched");
+                    tokio::time::sleep(WATCH_AGAIN).await;
+                }
+            }
+        };
+        // Closed with the process; its last events lie before the end of the stream.
+        let mut farewell = self.farewell.clone();
+        let told = match farewell.wait_for(Option::is_some).await {
+            Ok(found) => found.as_ref().and_then(|farewell| farewell.0.clone()),
+            Err(_) => None,
+        };
+        words(self.paths.last_words(), told, status)
+    }
+}
