@@ -7,6 +7,7 @@ use cowslip_ledger::LedgerError;
 use cowslip_ledger::lock::LockError;
 use cowslip_model::api::{ErrorBody, ErrorCode};
 use cowslip_model::{Name, SandboxState};
+use cowslip_proto::client::CallError;
 use cowslip_store::StoreError;
 use cowslip_vmm::VmmError;
 
@@ -200,6 +201,14 @@ impl EngineError {
             Self::Guest(GuestError::TimedOut { .. }) | Self::Vmm(VmmError::TimedOut { .. }) => {
                 ErrorCode::TimedOut
             }
+            Self::Guest(GuestError::Call {
+                source: CallError::NotFound { .. },
+                ..
+            }) => ErrorCode::NotFound,
+            Self::Guest(GuestError::Call {
+                source: CallError::Refused { .. },
+                ..
+            }) => ErrorCode::Invalid,
             Self::Store(StoreError::Size { .. }) => ErrorCode::Invalid,
             Self::Vmm(VmmError::Unusable { .. } | VmmError::Incompatible { .. }) => {
                 ErrorCode::Unsupported

@@ -10,6 +10,9 @@ use cowslip_proto::AgentClient;
 use cowslip_proto::client::{CallError, Configure, ConnectError, Restore};
 use cowslip_vmm::{AgentChannel, Machine, VmmError};
 
+/// How often a connection that breaks off while it is made is tried.
+const CONNECT_ATTEMPTS: u32 = 5;
+
 /// Talking to a guest failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -177,14 +180,28 @@ impl Guests for AgentGuests {
         within: Duration,
     ) -> Result<Arc<dyn Guest>, GuestError> {
         let connect = async {
-            let channel = machine.agent().await?;
-            let connected = match channel {
-                AgentChannel::Serial(stream) => AgentClient::connect_serial(stream, within).await,
-                AgentChannel::Connection(stream) => {
-                    AgentClient::connect_stream(stream, within).await
+            let mut attempt = 1;
+            loop {
+                let connected = match machine.agent().await? {
+                    AgentChannel::Serial(stream) => {
+                        AgentClient::connect_serial(stream, within).await
+                    }
+                    AgentChannel::Connection(stream) => {
+                        AgentClient::connect_stream(stream, within).await
+                    }
+                };
+                match connected {
+                    // The agent may just then notice that an earlier connection has ended.
+                    Err(
+                        ConnectError::Http(_) | ConnectError::Hello(CallError::LinkLost { .. }),
+                    ) if attempt < CONNECT_ATTEMPTS => {
+                        attempt += 1;
+                    }
+                    other => {
+                        return other.map_err(|source| GuestError::Connect { sandbox, source });
+                    }
                 }
-            };
-            connected.map_err(|source| GuestError::Connect { sandbox, source })
+            }
         };
         let (client, hello) = tokio::select! {
             connected = connect => connected?,

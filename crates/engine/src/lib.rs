@@ -38,7 +38,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, broadcast};
 pub use config::Config;
 pub use error::{EngineError, OpenError};
 pub use parts::Parts;
-pub use session::{ClientFrame, ServerFrame, Session};
+pub use session::{ClientEnd, ControlFrame, Incoming, ServerFrame, Session};
 
 use crate::guest::Guests;
 use crate::live::LiveTable;

@@ -9,26 +9,31 @@ use cowslip_vmm::Machine;
 
 use crate::guest::Guest;
 
-/// A machine and the connection to its guest.
+/// A machine and, once there is one, the connection to its guest.
 pub(crate) struct Live {
     pub(crate) machine: Arc<dyn Machine>,
-    guest: Mutex<Arc<dyn Guest>>,
+    guest: Mutex<Option<Arc<dyn Guest>>>,
+    /// Held while a connection is being made: the channel to the agent has room for one.
+    pub(crate) connecting: tokio::sync::Mutex<()>,
 }
 
 impl Live {
-    pub(crate) fn new(machine: Arc<dyn Machine>, guest: Arc<dyn Guest>) -> Arc<Self> {
+    pub(crate) fn new(machine: Arc<dyn Machine>, guest: Option<Arc<dyn Guest>>) -> Arc<Self> {
         Arc::new(Self {
             machine,
             guest: Mutex::new(guest),
+            connecting: tokio::sync::Mutex::new(()),
         })
     }
 
-    pub(crate) fn guest(&self) -> Arc<dyn Guest> {
-        Arc::clone(&self.guest.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The guest, if the connection to it stands.
+    pub(crate) fn guest(&self) -> Option<Arc<dyn Guest>> {
+        let guest = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        guest.clone().filter(|guest| !guest.is_closed())
     }
 
-    pub(crate) fn replace_guest(&self, guest: Arc<dyn Guest>) {
-        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = guest;
+    pub(crate) fn set_guest(&self, guest: Arc<dyn Guest>) {
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest);
     }
 }
 

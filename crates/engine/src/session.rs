@@ -4,13 +4,9 @@ use bytes::Bytes;
 use cowslip_model::api::{ServerMessage, WindowSize};
 use tokio::sync::mpsc;
 
-/// From the client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientFrame {
-    /// Standard input.
-    Stdin(Bytes),
-    /// Standard input has ended.
-    StdinEnd,
+/// From the client, besides standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlFrame {
     /// The window has a new size.
     Resize(WindowSize),
     /// Send this signal to the process.
@@ -28,22 +24,50 @@ pub enum ServerFrame {
     Stderr(Bytes),
 }
 
+/// What comes from the client. Two queues: a signal never waits behind input that the process does
+/// not read.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Standard input; it has ended when the channel has.
+    pub input: mpsc::Receiver<Bytes>,
+    /// Everything else.
+    pub control: mpsc::Receiver<ControlFrame>,
+}
+
 /// Both directions.
 #[derive(Debug)]
 pub struct Session {
-    /// From the client; its end means that the client is gone.
-    pub incoming: mpsc::Receiver<ClientFrame>,
-    /// To the client.
+    /// From the client.
+    pub incoming: Incoming,
+    /// To the client; its end means that the client is gone.
     pub outgoing: mpsc::Sender<ServerFrame>,
+}
+
+/// The client's ends of a session.
+#[derive(Debug)]
+pub struct ClientEnd {
+    /// Standard input; dropped when it has ended.
+    pub input: mpsc::Sender<Bytes>,
+    /// Everything else.
+    pub control: mpsc::Sender<ControlFrame>,
+    /// What the engine says; dropped when the client is gone.
+    pub outgoing: mpsc::Receiver<ServerFrame>,
 }
 
 impl Session {
     /// A session and the client's ends of it.
     #[must_use]
-    pub fn pair() -> (Self, mpsc::Sender<ClientFrame>, mpsc::Receiver<ServerFrame>) {
-        let (to_server, incoming) = mpsc::channel(16);
+    pub fn pair() -> (Self, ClientEnd) {
+        let (to_input, input) = mpsc::channel(4);
+        let (to_control, control) = mpsc::channel(16);
         let (outgoing, from_server) = mpsc::channel(64);
-        (Self { incoming, outgoing }, to_server, from_server)
+        let incoming = Incoming { input, control };
+        let client = ClientEnd {
+            input: to_input,
+            control: to_control,
+            outgoing: from_server,
+        };
+        (Self { incoming, outgoing }, client)
     }
 
     /// Sends; false when the client is gone.

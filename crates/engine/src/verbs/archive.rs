@@ -32,12 +32,8 @@ impl Engine {
                 reason: record.reason,
             });
         }
-        let live = self.live(&record).await?;
-        let agent = live
-            .guest()
-            .agent()
-            .cloned()
-            .ok_or_else(|| EngineError::Unsupported("this guest runs no agent".to_owned()))?;
+        let live = self.live(&record)?;
+        let agent = self.agent(&record, &live).await?;
         Ok((record, agent))
     }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 use cowslip_host::DirectorySpec;
 use cowslip_ledger::{LedgerError, MonitorInfo, Owner, SandboxRecord};
 use cowslip_model::{DiskChain, LayerId, SandboxId};
+use cowslip_proto::AgentClient;
 use cowslip_vmm::{Credentials, Machine, MachineConfig};
 
 use crate::error::EngineError;
-use crate::guest::{Guest, Restored, Setup};
+use crate::guest::{BootTimes, Guest, Restored, Setup};
 use crate::live::Live;
 use crate::unwind::unwind;
 use crate::{Engine, blocking};
@@ -40,6 +41,7 @@ pub(crate) struct StartTimes {
 /// A machine whose agent has answered.
 pub(crate) struct Started {
     pub(crate) live: Arc<Live>,
+    pub(crate) boot_times: BootTimes,
     pub(crate) monitor: MonitorInfo,
     pub(crate) times: StartTimes,
 }
@@ -113,7 +115,8 @@ impl Engine {
             guest: begun.elapsed() - monitor_up,
         };
         Ok(Started {
-            live: Live::new(machine, guest),
+            boot_times: guest.boot_times(),
+            live: Live::new(machine, Some(guest)),
             monitor: vmm.info(),
             times,
         })
@@ -211,23 +214,46 @@ impl Engine {
         Ok(blocking(move || unwind(&site, Owner::Machine(id))).await??)
     }
 
-    /// The machine and guest of a running sandbox; a broken connection is made again.
-    pub(crate) async fn live(&self, record: &SandboxRecord) -> Result<Arc<Live>, EngineError> {
-        let live = self.live.get(record.id).ok_or_else(|| EngineError::State {
+    /// The machine of a running sandbox.
+    pub(crate) fn live(&self, record: &SandboxRecord) -> Result<Arc<Live>, EngineError> {
+        self.live.get(record.id).ok_or_else(|| EngineError::State {
             verb: "use",
             name: record.name.clone(),
             state: record.state,
             reason: record.reason.clone(),
-        })?;
-        if live.guest().is_closed() {
-            let within = Duration::from_secs(self.config.machine.restore_timeout);
-            let guest = self
-                .guests
-                .connect(record.id, &live.machine, within)
-                .await?;
-            live.replace_guest(guest);
+        })
+    }
+
+    /// The guest of a running machine; a connection that broke is made again.
+    pub(crate) async fn guest(
+        &self,
+        record: &SandboxRecord,
+        live: &Live,
+    ) -> Result<Arc<dyn Guest>, EngineError> {
+        let _one_at_a_time = live.connecting.lock().await;
+        if let Some(guest) = live.guest() {
+            return Ok(guest);
         }
-        Ok(live)
+        let within = Duration::from_secs(self.config.machine.restore_timeout);
+        let guest = self
+            .guests
+            .connect(record.id, &live.machine, within)
+            .await?;
+        live.set_guest(Arc::clone(&guest));
+        Ok(guest)
+    }
+
+    /// The agent of a running machine.
+    pub(crate) async fn agent(
+        &self,
+        record: &SandboxRecord,
+        live: &Live,
+    ) -> Result<AgentClient, EngineError> {
+        let guest = self.guest(record, live).await?;
+        guest
+            .agent()
+            .cloned()
+            .ok_or_else(|| EngineError::Unsupported("this guest runs no agent".to_owned()))
     }
 
     /// The top layer of a sandbox that has a volume.

@@ -99,7 +99,7 @@ impl Engine {
     ) -> Result<CheckpointRecord, EngineError> {
         let sandbox = self.begin(id, Transition::Checkpointing, "checkpoint")?;
         let outcome = async {
-            let live = self.live(&sandbox).await?;
+            let live = self.live(&sandbox)?;
             let plan = self.plan_checkpoint(&sandbox, request)?;
             match self.take(&sandbox, &live, &plan).await {
                 Ok(record) => Ok(record),
@@ -251,7 +251,9 @@ impl Engine {
         }
         let downtime = begun.elapsed();
         let memory_bytes = saved?;
-        if let Err(error) = live.guest().set_clock().await {
+        if let Some(guest) = live.guest()
+            && let Err(error) = guest.set_clock().await
+        {
             tracing::warn!(sandbox = %sandbox.name, %error, "the guest's clock lost the time it stood still");
         }
         self.publish_checkpoint(sandbox.id, plan, memory_bytes, begun, downtime)

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::Engine;
 use crate::error::EngineError;
 use crate::guest::GuestError;
-use crate::session::{ClientFrame, ServerFrame, Session};
+use crate::session::{ControlFrame, Incoming, ServerFrame, Session};
 use crate::verbs::create::check_env;
 
 /// SIGHUP: what a process gets whose terminal went away.
@@ -156,7 +156,7 @@ impl Pump<'_> {
     pub(crate) async fn run(
         &self,
         started: ExecSession,
-        incoming: mpsc::Receiver<ClientFrame>,
+        incoming: Incoming,
         deadline: Option<Instant>,
         tee: impl FnMut(&Bytes),
     ) -> Result<Outcome, EngineError> {
@@ -241,16 +241,13 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Feeds what the client sends to the process.
-async fn feed(
-    stdin: StdinSink,
-    control: ProcessControl,
-    mut incoming: mpsc::Receiver<ClientFrame>,
-) {
-    let (input, mut queue) = mpsc::channel::<Bytes>(4);
-    let mut input = Some(input);
+async fn feed(mut stdin: StdinSink, control: ProcessControl, incoming: Incoming) {
+    let Incoming {
+        mut input,
+        control: mut frames,
+    } = incoming;
     let writer = async move {
-        let mut stdin = stdin;
-        while let Some(bytes) = queue.recv().await {
+        while let Some(bytes) = input.recv().await {
             // A process that does not read any more is no failure of the session.
             if stdin.write(bytes).await.is_err() {
                 return;
@@ -258,27 +255,16 @@ async fn feed(
         }
         let _ = stdin.close().await;
     };
-    let reader = async move {
-        while let Some(frame) = incoming.recv().await {
+    let controller = async move {
+        while let Some(frame) = frames.recv().await {
             let outcome = match frame {
-                ClientFrame::Stdin(bytes) => {
-                    if let Some(input) = &input {
-                        // Closed: the process reads no more.
-                        let _ = input.send(bytes).await;
-                    }
-                    Ok(())
-                }
-                ClientFrame::StdinEnd => {
-                    input = None;
-                    Ok(())
-                }
-                ClientFrame::Resize(size) => control.resize(pty_size(size)).await,
-                ClientFrame::Signal(signal) => control.signal(signal).await,
+                ControlFrame::Resize(size) => control.resize(pty_size(size)).await,
+                ControlFrame::Signal(signal) => control.signal(signal).await,
             };
             if let Err(error) = outcome {
                 tracing::debug!(%error, "a process did not take what its client sent");
             }
         }
     };
-    tokio::join!(writer, reader);
+    tokio::join!(writer, controller);
 }

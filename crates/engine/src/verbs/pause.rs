@@ -56,7 +56,7 @@ impl Engine {
     }
 
     async fn save_to_image(&self, record: &SandboxRecord) -> Result<(), EngineError> {
-        let live = self.live(record).await?;
+        let live = self.live(record)?;
         self.discard_image(record.id)?;
         let image = self.site.layout.sandbox(record.id).join(IMAGE);
         live.machine.pause().await?;

@@ -9,6 +9,7 @@ use cowslip_model::{SandboxId, SandboxState};
 use cowslip_vmm::RunState;
 
 use crate::error::{EngineError, chain};
+use crate::guest::GuestError;
 use crate::live::Live;
 use crate::unwind;
 use crate::{Engine, blocking};
@@ -167,10 +168,19 @@ impl Engine {
         if machine.state().await? == RunState::Paused {
             machine.resume().await?;
         }
-        let within = std::time::Duration::from_secs(self.config.machine.restore_timeout);
-        let guest = self.guests.connect(id, &machine, within).await?;
-        if let Err(error) = guest.set_clock().await {
-            tracing::warn!(sandbox = %record.name, %error, "the guest's clock was not set");
+        let live = Live::new(machine, None);
+        // A guest that does not answer now may be busy: the machine runs, and what needs the guest
+        // connects again. Only a machine that has ended is no sandbox any more.
+        match self.guest(record, &live).await {
+            Ok(guest) => {
+                if let Err(error) = guest.set_clock().await {
+                    tracing::warn!(sandbox = %record.name, %error, "the guest's clock was not set");
+                }
+            }
+            Err(error @ EngineError::Guest(GuestError::Ended { .. })) => return Err(error),
+            Err(error) => {
+                tracing::warn!(sandbox = %record.name, %error, "the guest does not answer yet");
+            }
         }
         self.change(id, "adopt: publish", Synchronous::Normal, |sandbox, _| {
             sandbox.transition = None;
@@ -178,7 +188,6 @@ impl Engine {
             Ok(None)
         })?;
         self.discard_image(id)?;
-        let live = Live::new(machine, guest);
         self.live.insert(id, Arc::clone(&live));
         self.watch(id, Arc::clone(&live));
         self.follow_main_again(record, &live);

@@ -113,12 +113,8 @@ impl Engine {
         let Some(exec) = exec else {
             return Ok(Up::Idle);
         };
-        let live = self.live(&record).await?;
-        let agent = live
-            .guest()
-            .agent()
-            .cloned()
-            .ok_or_else(|| EngineError::Unsupported("this guest runs no agent".to_owned()))?;
+        let live = self.live(&record)?;
+        let agent = self.agent(&record, &live).await?;
         let (process, started) = start_process(&record, &agent, &exec).await?;
         self.change(
             id,
@@ -216,12 +212,17 @@ impl Engine {
         let Some(main) = record.main.clone().filter(|main| main.exit_code.is_none()) else {
             return;
         };
-        let Some(agent) = live.guest().agent().cloned() else {
-            return;
-        };
-        let (engine, id) = (Arc::clone(self), record.id);
-        let log = MainLog::open(self, id);
+        let (engine, live, record) = (Arc::clone(self), Arc::clone(live), record.clone());
+        let log = MainLog::open(self, record.id);
         tokio::spawn(async move {
+            let id = record.id;
+            let agent = match engine.agent(&record, &live).await {
+                Ok(agent) => agent,
+                Err(error) => {
+                    tracing::warn!(sandbox = %id, %error, "the main process cannot be followed");
+                    return;
+                }
+            };
             // What is in the log need not be sent again.
             match agent.attach(&agent_id(main.process), log.length()).await {
                 Ok(session) => {

@@ -67,6 +67,7 @@ impl Engine {
     ) -> Result<SandboxRecord, EngineError> {
         let Started {
             live,
+            boot_times,
             monitor,
             times,
         } = started;
@@ -82,8 +83,8 @@ impl Engine {
             let detail = serde_json::json!({
                 "monitor_us": micros(times.monitor),
                 "guest_us": micros(times.guest),
-                "kernel_us": live.guest().boot_times().kernel_us,
-                "agent_us": live.guest().boot_times().agent_us,
+                "kernel_us": boot_times.kernel_us,
+                "agent_us": boot_times.agent_us,
             });
             tx.emit("sandbox.started", id, Some(&sandbox.name), detail)
                 .map(Some)

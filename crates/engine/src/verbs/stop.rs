@@ -83,11 +83,14 @@ impl Engine {
             return;
         };
         let polite = async {
-            match live.guest().shutdown(grace).await {
-                Ok(()) => drop(live.machine.ended().await),
-                Err(error) => {
-                    tracing::warn!(sandbox = %record.name, %error, "the guest does not shut down; it is killed");
-                }
+            let guest = self.guest(record, &live).await?;
+            guest.shutdown(grace).await?;
+            drop(live.machine.ended().await);
+            Ok::<_, EngineError>(())
+        };
+        let polite = async {
+            if let Err(error) = polite.await {
+                tracing::warn!(sandbox = %record.name, %error, "the guest does not shut down; it is killed");
             }
         };
         if tokio::time::timeout(grace + POWER_OFF, polite)
