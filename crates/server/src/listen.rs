@@ -6,6 +6,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,9 +139,7 @@ impl Server {
                 answer
             }
         });
-        // One request a connection: its end is the request's, and none waits idle for a next one.
         let connection = http1::Builder::new()
-            .keep_alive(false)
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_BOUND)
             .serve_connection(TokioIo::new(stream), service)
@@ -149,24 +148,27 @@ impl Server {
         let shutdown = self.shutdown.clone();
         self.connections.spawn(async move {
             let _held = (client, place);
-            tokio::select! {
-                result = connection => if let Err(error) = result {
-                    // A client that went away, mostly: its request is dropped with the connection.
-                    tracing::debug!(%error, "a connection ended early");
-                },
-                () = silent(seen, &shutdown) => {}
+            let mut connection = pin!(connection);
+            let result = tokio::select! {
+                result = connection.as_mut() => result,
+                () = last_call(seen, &shutdown) => {
+                    // A request under way is finished, and no further one is taken.
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
+                // A client that went away, mostly: its request is dropped with the connection.
+                tracing::debug!(%error, "a connection ended early");
             }
         });
     }
 }
 
-/// Resolves when the end has begun and the client still asks for nothing.
-async fn silent(mut seen: watch::Receiver<bool>, shutdown: &Shutdown) {
+/// Resolves when the end has begun and the client has sent a request, or has had the time to.
+async fn last_call(mut seen: watch::Receiver<bool>, shutdown: &Shutdown) {
     shutdown.begun().await;
-    let request = tokio::time::timeout(SILENCE_BOUND, seen.wait_for(|begun| *begun));
-    if request.await.is_ok() {
-        std::future::pending().await
-    }
+    let _ = tokio::time::timeout(SILENCE_BOUND, seen.wait_for(|begun| *begun)).await;
 }
 
 /// Begins the end when nobody was served and nothing has run for the whole span.

@@ -1,8 +1,8 @@
 //! An exec or run session: a WebSocket on one side, the engine's frames on the other.
 //!
 //! ```text
-//!  client ─ text: request, ClientMessage ─►┐ control first ┌─► engine
-//!         ─ binary: standard input ───────►┘ then input ───┘
+//!  client ─ text: request, ClientMessage ─►┐               ┌─► engine
+//!         ─ binary: standard input ───────►┘ two queues ────┘
 //!         ◄─ text: ServerMessage · binary: output ◄────────── engine
 //! ```
 //!
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use bytes::{BufMut, Bytes, BytesMut};
-use cowslip_engine::{ClientFrame, ServerFrame};
+use cowslip_engine::{ClientEnd, ControlFrame, ServerFrame};
 use cowslip_model::api::{ClientMessage, ErrorBody, ErrorCode, ServerMessage, channel};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
@@ -71,17 +71,25 @@ pub(crate) async fn refuse(mut socket: WebSocket, error: ErrorBody) {
 }
 
 /// Carries a session until the engine has said its last word, or the client is gone.
-pub(crate) async fn carry(
-    socket: WebSocket,
-    to_engine: mpsc::Sender<ClientFrame>,
-    from_engine: mpsc::Receiver<ServerFrame>,
-    shutdown: &Shutdown,
-) {
+pub(crate) async fn carry(socket: WebSocket, engine: ClientEnd, shutdown: &Shutdown) {
+    let ClientEnd {
+        input,
+        control,
+        outgoing,
+    } = engine;
     let (mut sink, stream) = socket.split();
     let (taken, seen) = watch::channel(0);
     let last = {
-        let said = say(&mut sink, from_engine, seen);
-        let heard = Listener::new(stream, to_engine, taken).run();
+        let said = say(&mut sink, outgoing, seen);
+        let listener = Listener {
+            stream,
+            input: Queue::new(input),
+            control: Queue::new(control),
+            waiting: 0,
+            ended: false,
+            taken,
+        };
+        let heard = listener.run();
         tokio::select! {
             biased;
             () = said => None,
@@ -159,33 +167,19 @@ enum Heard {
 
 struct Listener {
     stream: SplitStream<WebSocket>,
-    to_engine: Option<mpsc::Sender<ClientFrame>>,
-    control: VecDeque<ClientFrame>,
-    input: VecDeque<ClientFrame>,
+    input: Queue<Bytes>,
+    control: Queue<ControlFrame>,
+    /// Bytes in the queue of input.
     waiting: usize,
+    /// No more input comes.
+    ended: bool,
     taken: watch::Sender<u64>,
 }
 
 impl Listener {
-    fn new(
-        stream: SplitStream<WebSocket>,
-        to_engine: mpsc::Sender<ClientFrame>,
-        taken: watch::Sender<u64>,
-    ) -> Self {
-        Self {
-            stream,
-            to_engine: Some(to_engine),
-            control: VecDeque::new(),
-            input: VecDeque::new(),
-            waiting: 0,
-            taken,
-        }
-    }
-
     async fn run(mut self) -> Heard {
         loop {
-            let full = self.waiting > WINDOW || self.control.len() >= CONTROL_MAX;
-            let something = !self.control.is_empty() || !self.input.is_empty();
+            let full = self.waiting > WINDOW || self.control.items.len() >= CONTROL_MAX;
             tokio::select! {
                 message = self.stream.next(), if !full => {
                     let Some(Ok(message)) = message else { return Heard::Gone };
@@ -195,76 +189,102 @@ impl Listener {
                         Err(error) => return Heard::Nonsense(error),
                     }
                 }
-                place = place(self.to_engine.clone()), if something => match place {
-                    Some(place) => self.pass_on(place),
-                    None => self.throw_away(),
-                },
+                place = self.control.place(), if !self.control.items.is_empty() => {
+                    self.control.pass_on(place);
+                }
+                place = self.input.place(), if !self.input.items.is_empty() => {
+                    let length = self.input.items.front().map_or(0, Bytes::len);
+                    if self.input.pass_on(place) {
+                        self.waiting -= length;
+                        self.taken.send_modify(|taken| *taken += length as u64);
+                    } else {
+                        self.waiting = 0;
+                    }
+                }
+            }
+            if self.ended && self.input.items.is_empty() {
+                self.input.close();
             }
         }
     }
 
-    /// Passes one frame on: messages about the session go before input.
-    fn pass_on(&mut self, place: mpsc::OwnedPermit<ClientFrame>) {
-        let Some(frame) = self.control.pop_front().or_else(|| self.input.pop_front()) else {
-            return;
-        };
-        if let ClientFrame::Stdin(bytes) = &frame {
-            self.waiting -= bytes.len();
-            let length = bytes.len() as u64;
-            self.taken.send_modify(|taken| *taken += length);
-        }
-        place.send(frame);
-    }
-
-    /// The engine listens no more; that the client goes is still to be heard.
-    fn throw_away(&mut self) {
-        self.to_engine = None;
-        self.control.clear();
-        self.input.clear();
-        self.waiting = 0;
-    }
-
     /// Queues a message; false when it was the client's last.
     fn hear(&mut self, message: Message) -> Result<bool, ErrorBody> {
-        let frame = match message {
+        match message {
             Message::Close(_) => return Ok(false),
-            Message::Ping(_) | Message::Pong(_) => return Ok(true),
+            Message::Ping(_) | Message::Pong(_) => {}
             Message::Binary(mut bytes) => {
                 if bytes.is_empty() || bytes.split_to(1)[0] != channel::STDIN {
                     return Err(invalid(
                         "a binary message must begin with the channel of standard input",
                     ));
                 }
-                ClientFrame::Stdin(bytes)
+                if !self.ended && self.input.is_open() {
+                    self.waiting += bytes.len();
+                    self.input.items.push_back(bytes);
+                }
             }
             Message::Text(text) => {
                 let message: ClientMessage = serde_json::from_str(&text)
                     .map_err(|error| invalid(format!("read a message of the session: {error}")))?;
-                match message {
-                    ClientMessage::StdinEnd => ClientFrame::StdinEnd,
-                    ClientMessage::Resize { size } => ClientFrame::Resize(size),
-                    ClientMessage::Signal { signal } => ClientFrame::Signal(signal),
+                let frame = match message {
+                    ClientMessage::StdinEnd => {
+                        self.ended = true;
+                        return Ok(true);
+                    }
+                    ClientMessage::Resize { size } => ControlFrame::Resize(size),
+                    ClientMessage::Signal { signal } => ControlFrame::Signal(signal),
+                };
+                if self.control.is_open() {
+                    self.control.items.push_back(frame);
                 }
             }
-        };
-        if self.to_engine.is_none() {
-            return Ok(true);
-        }
-        match frame {
-            ClientFrame::Stdin(bytes) => {
-                self.waiting += bytes.len();
-                self.input.push_back(ClientFrame::Stdin(bytes));
-            }
-            ClientFrame::StdinEnd => self.input.push_back(ClientFrame::StdinEnd),
-            control => self.control.push_back(control),
         }
         Ok(true)
     }
 }
 
-/// Room for one frame to the engine; `None` when it listens no more.
-async fn place(
-    to_engine: Option<mpsc::Sender<ClientFrame>>,
-) -> Option<mpsc::OwnedPermit<ClientFrame>> {
-    to_engine?.reserve_owned().await.ok()
+/// What waits for a place in a channel of the engine's.
+struct Queue<T> {
+    items: VecDeque<T>,
+    /// None once the engine listens no more; that the client goes is still to be heard.
+    channel: Option<mpsc::Sender<T>>,
+}
+
+impl<T> Queue<T> {
+    fn new(channel: mpsc::Sender<T>) -> Self {
+        Self {
+            items: VecDeque::new(),
+            channel: Some(channel),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    fn close(&mut self) {
+        self.channel = None;
+    }
+
+    /// A place for one item; `None` when the engine listens no more.
+    fn place(&self) -> impl Future<Output = Option<mpsc::OwnedPermit<T>>> + use<T> {
+        let channel = self.channel.clone();
+        async move { channel?.reserve_owned().await.ok() }
+    }
+
+    /// Passes the first item on; false when all had to be thrown away.
+    fn pass_on(&mut self, place: Option<mpsc::OwnedPermit<T>>) -> bool {
+        match (place, self.items.pop_front()) {
+            (Some(place), Some(item)) => {
+                place.send(item);
+                true
+            }
+            _ => {
+                self.close();
+                self.items.clear();
+                false
+            }
+        }
+    }
 }

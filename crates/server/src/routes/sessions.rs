@@ -67,15 +67,15 @@ where
         )
         .status(rejection.status())
     })?;
-    let client = api.activity.enter();
+    let counted = api.activity.enter();
     let tracked = api.sessions.token();
     let attend = async move |mut socket: WebSocket| {
-        let _held = (client, tracked);
+        let _held = (counted, tracked);
         match session::request::<T>(&mut socket).await {
             Ok(request) => {
-                let (session, to_engine, from_engine) = Session::pair();
+                let (session, client) = Session::pair();
                 let shutdown = api.shutdown.clone();
-                let carry = session::carry(socket, to_engine, from_engine, &shutdown);
+                let carry = session::carry(socket, client, &shutdown);
                 tokio::join!(verb(api, request, session), carry);
             }
             Err(error) => session::refuse(socket, error).await,
