@@ -58,7 +58,7 @@ impl Engine {
         let mut chunks = agent
             .read_tar(Path::new(path), None, false)
             .await
-            .map_err(failed.clone())?;
+            .map_err(failed)?;
         let (sender, receiver) = mpsc::channel(CHUNKS);
         tokio::spawn(async move {
             loop {

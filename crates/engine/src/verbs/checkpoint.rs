@@ -280,13 +280,12 @@ impl Engine {
     /// The next layer is the top from now on, and what was the top is frozen.
     pub(crate) fn advance(&self, id: SandboxId, step: &str) -> Result<SandboxRecord, EngineError> {
         self.change(id, step, Synchronous::Normal, |sandbox, tx| {
-            if let Some(next) = sandbox.next_layer.take() {
-                if let Some(old) = sandbox.layer.replace(next)
-                    && let Some(mut old) = tx.layer(old)?
-                {
-                    old.frozen = true;
-                    tx.put_layer(&old)?;
-                }
+            if let Some(next) = sandbox.next_layer.take()
+                && let Some(old) = sandbox.layer.replace(next)
+                && let Some(mut old) = tx.layer(old)?
+            {
+                old.frozen = true;
+                tx.put_layer(&old)?;
             }
             Ok(None)
         })

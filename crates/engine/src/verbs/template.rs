@@ -1,8 +1,10 @@
 //! `template import` and `template rm`.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cowslip_host::{Directory, DirectorySpec};
 use cowslip_image::{Cancel, Imported, Job, Limits, Owners, Phase, Progress, Sizing};
@@ -26,8 +28,13 @@ enum From {
 struct Reporter {
     messages: mpsc::Sender<ImportMessage>,
     cancel: Cancel,
-    phase: std::cell::Cell<&'static str>,
+    phase: Cell<&'static str>,
+    /// When the client was told last.
+    told: Cell<Instant>,
 }
+
+/// A client is told no more often than this: the import counts every entry.
+const TELL_EVERY: Duration = Duration::from_millis(50);
 
 impl Reporter {
     fn send(&self, bytes: u64, entries: u64) {
@@ -54,7 +61,10 @@ impl Progress for Reporter {
     }
 
     fn advance(&self, bytes: u64, entries: u64) {
-        self.send(bytes, entries);
+        if self.told.get().elapsed() >= TELL_EVERY {
+            self.told.set(Instant::now());
+            self.send(bytes, entries);
+        }
     }
 }
 
@@ -158,7 +168,8 @@ impl Engine {
             let reporter = Reporter {
                 messages: progress,
                 cancel: cancel.clone(),
-                phase: "reading".into(),
+                phase: Cell::new("reading"),
+                told: Cell::new(Instant::now()),
             };
             let job = Job {
                 work_dir: &work.path,
