@@ -1,6 +1,6 @@
 //! The QEMU monitor with a real QEMU and a real guest kernel.
 //!
-//! Needs `COWSLIP_TEST_ASSETS`; says so and tests nothing where it is not set.
+//! Needs what `scripts/test-assets` makes; says so and tests nothing where that is not there.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@ use std::path::Path;
 use cowslip_model::{ByteSize, DiskFormat, DiskLayer};
 use cowslip_vmm::qemu::{Accelerator, Choice};
 use cowslip_vmm::{Credentials, Machine, RunState, Vmm, VmmError};
+use support::guest;
 use support::{Lab, Port, chain, is_root, qemu_img, writers};
 
 macro_rules! lab {
@@ -114,6 +115,14 @@ async fn forks_of_a_checkpoint_share_nothing_that_is_written() {
     forks(&lab!(Choice::Tcg)).await;
 }
 
+// covers R25, R26, R33
+#[tokio::test(flavor = "multi_thread")]
+async fn the_purpose_built_kernel_forks_as_well() {
+    if let Some(lab) = Lab::with(Choice::Tcg, guest::purpose_built).await {
+        forks(&lab).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_under_its_own_user_needs_no_access_to_any_directory() {
     if !is_root() {
@@ -179,6 +188,16 @@ async fn whatever_fails_while_paused_the_machine_goes_on() {
     machine.resume().await.unwrap();
     machine.resume().await.unwrap();
     assert_eq!(port.ask("count").await, "count 1");
+
+    // A save that is given up in the middle, at any moment.
+    for micros in [100, 1_000, 10_000, 50_000] {
+        machine.pause().await.unwrap();
+        let image = lab.dir().join(format!("given-up-{micros}"));
+        let bound = std::time::Duration::from_micros(micros);
+        let _ = tokio::time::timeout(bound, machine.save(&image)).await;
+        machine.resume().await.unwrap();
+        assert_eq!(port.ask("echo on").await, "echo on");
+    }
 
     // A good checkpoint works afterwards, and a saved machine's disk is left alone until it goes on.
     machine.pause().await.unwrap();

@@ -67,16 +67,14 @@ fn written_node(path: &Path) -> Result<String, VmmError> {
     Ok(format!("{WRITTEN}{stem}"))
 }
 
-/// The file that the node `name` of format `format` writes, beside `sibling`.
-fn written_file(name: &str, format: &str, sibling: &Path) -> Option<PathBuf> {
+/// The file that the node `name` writes. `started` is the one that the machine was started on; layers
+/// that were put over it lie beside it and are qcow2.
+fn written_file(name: &str, started: &Path) -> Option<PathBuf> {
     let stem = name.strip_prefix(WRITTEN)?;
-    let extension = sibling
-        .extension()
-        .filter(|_| sibling.file_stem() == Some(stem.as_ref()));
-    Some(match extension {
-        // The file that the machine was started on keeps the name it was given.
-        Some(_) => sibling.to_owned(),
-        None => sibling.with_file_name(format!("{stem}.{format}")),
+    Some(if started.file_stem() == Some(stem.as_ref()) {
+        started.to_owned()
+    } else {
+        started.with_file_name(format!("{stem}.qcow2"))
     })
 }
 
@@ -174,31 +172,25 @@ pub(super) enum DiskError {
     File(#[from] VmmError),
 }
 
-/// The node that the guest writes, and its format.
-async fn active(qmp: &Qmp) -> Result<(String, String), DiskError> {
-    let blocks = qmp.execute("query-block", json!({})).await?;
-    let device = format!("/{DEVICE}/");
-    blocks
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|block| {
-            block["qdev"]
-                .as_str()
-                .is_some_and(|path| path.contains(&device))
-        })
-        .find_map(|block| {
-            let inserted = &block["inserted"];
-            let text = |key: &str| inserted[key].as_str().map(str::to_owned);
-            Some((text("node-name")?, text("drv")?))
-        })
-        .ok_or_else(|| DiskError::Unfit("the machine has no root disk".to_owned()))
+/// The node that the guest writes.
+async fn active(qmp: &Qmp) -> Result<String, DiskError> {
+    let path = format!("/machine/peripheral/{DEVICE}");
+    let node = qmp
+        .execute("qom-get", json!({ "path": path, "property": "drive" }))
+        .await?;
+    match node {
+        Value::String(node) => Ok(node),
+        other => Err(DiskError::Unfit(format!(
+            "its root disk is no block node but {other}"
+        ))),
+    }
 }
 
-/// The file that the guest's writes go to. `sibling` is a file in the same directory.
-pub(super) async fn top(qmp: &Qmp, sibling: &Path) -> Result<PathBuf, DiskError> {
-    let (node, format) = active(qmp).await?;
-    written_file(&node, &format, sibling)
+/// The file that the guest's writes go to. `started` is the file
+/// that the machine was started on, or one beside it.
+pub(super) async fn top(qmp: &Qmp, started: &Path) -> Result<PathBuf, DiskError> {
+    let node = active(qmp).await?;
+    written_file(&node, started)
         .ok_or_else(|| DiskError::Unfit(format!("its disk is the unknown block node \"{node}\"")))
 }
 
@@ -210,7 +202,7 @@ pub(super) async fn change(qmp: &Qmp, next: &DiskLayer) -> Result<(), DiskError>
         ));
     }
     let node = written_node(&next.path)?;
-    let (old, _) = active(qmp).await?;
+    let old = active(qmp).await?;
     if old == node {
         return Err(DiskError::Unfit(format!(
             "\"{}\" is its disk already",
@@ -308,7 +300,7 @@ pub(super) async fn retire(qmp: &Qmp) -> Result<(), DiskError> {
     if writable.len() < 2 {
         return Ok(());
     }
-    let (top, _) = active(qmp).await?;
+    let top = active(qmp).await?;
     for (set, fd, node) in writable {
         if node != top {
             qmp.execute("remove-fd", json!({ "fdset-id": set, "fd": fd }))
@@ -328,13 +320,13 @@ mod tests {
         let second = Path::new("/s/layers/00000000000000bb.qcow2");
         let name = written_node(second).unwrap();
         assert!(name.len() + FILE.len() <= NODE_NAME_MAX);
-        assert_eq!(written_file(&name, "qcow2", first).as_deref(), Some(second));
+        assert_eq!(written_file(&name, first).as_deref(), Some(second));
         let odd = Path::new("/s/layers/disk.img");
         assert_eq!(
-            written_file(&written_node(odd).unwrap(), "raw", odd).as_deref(),
+            written_file(&written_node(odd).unwrap(), odd).as_deref(),
             Some(odd)
         );
-        assert_eq!(written_file("below-0", "raw", odd), None);
+        assert_eq!(written_file("below-0", odd), None);
     }
 
     #[test]

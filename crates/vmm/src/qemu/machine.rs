@@ -48,7 +48,7 @@ pub(super) struct QemuMachine {
     process: ProcessSpec,
     identity: ProcessIdentity,
     qmp: Qmp,
-    /// A file beside the one that the guest writes; none for a machine without a disk.
+    /// The file that the machine was started on, or one beside it; none for one without a disk.
     disk: Option<PathBuf>,
     /// The present agent channel, to end it when the next is opened.
     agent: Mutex<Option<StdUnixStream>>,
@@ -327,6 +327,11 @@ impl Machine for QemuMachine {
         if self.status(OPERATION).await? == "running" {
             return Ok(());
         }
+        // A save may be under way that nobody waits for: its caller, or the engine before this one,
+        // gave up.
+        if let Err(error) = migration::abandon(&self.qmp).await {
+            return Err(self.explain_migration(OPERATION, error).await);
+        }
         if let Err(error) = self.qmp.execute("cont", json!({})).await {
             return Err(self.explain(OPERATION, error).await);
         }
@@ -383,10 +388,10 @@ impl Machine for QemuMachine {
 
     async fn disk_top(&self) -> Result<PathBuf, VmmError> {
         const OPERATION: &str = "look at the disk";
-        let Some(sibling) = &self.disk else {
+        let Some(started) = &self.disk else {
             return Err(self.refused(OPERATION, "the machine has no disk".to_owned()));
         };
-        match disk::top(&self.qmp, sibling).await {
+        match disk::top(&self.qmp, started).await {
             Ok(path) => Ok(path),
             Err(error) => Err(self.explain_disk(OPERATION, error).await),
         }

@@ -85,6 +85,18 @@ pub(super) async fn save(qmp: &Qmp, image: &File) -> Result<(), MigrationError> 
     outcome
 }
 
+/// Ends a migration that may be under way, so that the machine can go on.
+pub(super) async fn abandon(qmp: &Qmp) -> Result<(), MigrationError> {
+    let told = qmp.execute("query-migrate", json!({})).await?;
+    if matches!(
+        told["status"].as_str(),
+        Some("setup" | "active" | "device" | "cancelling")
+    ) {
+        qmp.execute("migrate_cancel", json!({})).await?;
+    }
+    finalized(qmp).await
+}
+
 /// Waits until the monitor has finished with a migration whose outcome it has told already: for an
 /// instant it takes no `cont`, and it has no event for the end of that.
 async fn finalized(qmp: &Qmp) -> Result<(), MigrationError> {

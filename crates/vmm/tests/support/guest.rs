@@ -22,29 +22,31 @@ pub(crate) struct Guest {
     pub(crate) initramfs: PathBuf,
 }
 
-/// The distribution's kernel from the test assets, with an initramfs made in `dir`; none, told
-/// loudly, where there are no assets.
+/// Where the test assets are; none, told loudly, where nobody made any.
+fn asset(variable: &str) -> Option<PathBuf> {
+    let found = std::env::var_os(variable).map(PathBuf::from);
+    if found.is_none() {
+        eprintln!("SKIPPED: {variable} is not set: source the file that scripts/test-assets names");
+    }
+    found
+}
+
+/// The distribution's kernel, with the modules it needs in an initramfs made in `dir`.
 pub(crate) fn debian(dir: &Path) -> Option<Guest> {
-    let Some(assets) = std::env::var_os("COWSLIP_TEST_ASSETS") else {
-        eprintln!(
-            "SKIPPED: COWSLIP_TEST_ASSETS is not set: `make test-assets` makes what it names"
-        );
-        return None;
-    };
-    let base = Path::new(&assets).join("kernels/debian");
-    let releases = base.join("lib/modules");
-    let release = fs::read_dir(&releases)
-        .unwrap_or_else(|error| panic!("{}: {error}", releases.display()))
-        .next()
-        .expect("no modules of the test kernel")
-        .unwrap()
-        .path();
-    let initramfs = dir.join("test-initramfs");
-    fs::write(&initramfs, archive(&modules(&release))).unwrap();
-    Some(Guest {
-        kernel: base.join("vmlinuz"),
-        initramfs,
-    })
+    let kernel = asset("COWSLIP_TEST_DEBIAN_VMLINUZ")?;
+    let modules = modules(&asset("COWSLIP_TEST_DEBIAN_MODULES")?.join("lib/modules"));
+    Some(guest(dir, kernel, &modules))
+}
+
+/// The purpose-built kernel, which has everything built in.
+pub(crate) fn purpose_built(dir: &Path) -> Option<Guest> {
+    asset("COWSLIP_TEST_GUEST_BZIMAGE").map(|kernel| guest(dir, kernel, &[]))
+}
+
+fn guest(dir: &Path, kernel: PathBuf, modules: &[(String, Vec<u8>)]) -> Guest {
+    let initramfs = dir.join("initramfs");
+    fs::write(&initramfs, archive(modules)).unwrap();
+    Guest { kernel, initramfs }
 }
 
 fn modules(tree: &Path) -> Vec<(String, Vec<u8>)> {

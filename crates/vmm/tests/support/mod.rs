@@ -29,10 +29,17 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// None, told loudly, where the test assets are not there.
+    /// With the distribution's kernel; none, told loudly, where the test assets are not there.
     pub(crate) async fn new(choice: Choice) -> Option<Self> {
+        Self::with(choice, guest::debian).await
+    }
+
+    pub(crate) async fn with(
+        choice: Choice,
+        guest: impl FnOnce(&Path) -> Option<Guest>,
+    ) -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("vmm").tempdir().unwrap();
-        let guest = guest::debian(dir.path())?;
+        let guest = guest(dir.path())?;
         let (state, run) = (dir.path().join("state"), dir.path().join("run"));
         std::fs::create_dir(&state).unwrap();
         std::fs::create_dir(&run).unwrap();
