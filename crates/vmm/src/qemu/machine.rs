@@ -17,49 +17,37 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use cowslip_host::process::{self, ProcessIdentity, ProcessSpec};
+use cowslip_host::process::{ProcessIdentity, ProcessSpec};
 use cowslip_model::{DiskLayer, SandboxId};
 use serde_json::json;
 use tokio::net::UnixStream;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::console::{self, BoundedLog};
 use super::disk::{self, DiskError};
+use super::ending::{self, Ending};
 use super::launch::Paths;
 use super::migration::{self, MigrationError, STALL_BOUND_SECONDS};
-use super::qmp::{ANSWER_BOUND_SECONDS, Event, Qmp, QmpError};
+use super::qmp::{Qmp, QmpError};
 use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError};
 
 /// What QEMU calls a machine whose image was written.
 const SAVED: &str = "postmigrate";
-/// Between two looks at a process that the kernel will not let us watch.
-const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection to one QEMU process. Dropping it leaves the process running.
 pub(super) struct QemuMachine {
     sandbox: SandboxId,
     paths: Paths,
-    process: ProcessSpec,
-    identity: ProcessIdentity,
+    ending: Ending,
     qmp: Qmp,
     /// The file that the machine was started on, or one beside it; none for one without a disk.
     disk: Option<PathBuf>,
     /// The present agent channel, to end it when the next is opened.
     agent: Mutex<Option<StdUnixStream>>,
     console: JoinHandle<()>,
-    /// Why the guest ended, once the control channel has closed.
-    farewell: watch::Receiver<Option<Farewell>>,
 }
-
-/// What the monitor told of its guest's end, if anything.
-#[derive(Debug, Clone)]
-struct Farewell(Option<String>);
 
 impl Drop for QemuMachine {
     fn drop(&mut self) {
@@ -90,31 +78,24 @@ impl QemuMachine {
             source,
         })?;
         let console = tokio::spawn(console::drain(stream, log));
+        let (ending, farewell) = Ending::watch(config.sandbox, process, identity, paths.clone());
         let qmp = match Qmp::connect(&paths.control).await {
             Ok(qmp) => qmp,
             Err(error) => {
                 console.abort();
-                let context = Context {
-                    sandbox: config.sandbox,
-                    paths: &paths,
-                };
-                return Err(context
-                    .explain("connect to the monitor", error, &process, &identity)
-                    .await);
+                drop(farewell);
+                return Err(ending.explain("connect to the monitor", error).await);
             }
         };
-        let (tell, farewell) = watch::channel(None);
-        tokio::spawn(listen_for_end(qmp.subscribe(), tell));
+        tokio::spawn(ending::listen(qmp.subscribe(), farewell));
         Ok(Self {
             sandbox: config.sandbox,
             paths,
-            process,
-            identity,
+            ending,
             qmp,
             disk: config.disk.as_ref().map(|chain| chain.top.path.clone()),
             agent: Mutex::new(None),
             console,
-            farewell,
         })
     }
 
@@ -147,7 +128,7 @@ impl QemuMachine {
         if matches!(
             &error,
             MigrationError::Failed(_) | MigrationError::Qmp(QmpError::Closed(_))
-        ) && let Ok(end) = tokio::time::timeout(WATCH_AGAIN, self.ended()).await
+        ) && let Some(end) = self.ending.ending().await
         {
             let words = end.unwrap_or_else(|| "the image is not whole".to_owned());
             return Err(self.refused("restore", format!("\"{}\": {words}", image.display())));
@@ -188,17 +169,8 @@ impl QemuMachine {
         }
     }
 
-    fn context(&self) -> Context<'_> {
-        Context {
-            sandbox: self.sandbox,
-            paths: &self.paths,
-        }
-    }
-
     async fn explain(&self, operation: &'static str, error: QmpError) -> VmmError {
-        self.context()
-            .explain(operation, error, &self.process, &self.identity)
-            .await
+        self.ending.explain(operation, error).await
     }
 
     async fn explain_migration(&self, operation: &'static str, error: MigrationError) -> VmmError {
@@ -220,93 +192,6 @@ impl QemuMachine {
             DiskError::Unfit(message) => self.refused(operation, message),
         }
     }
-}
-
-/// What errors are put in terms of.
-struct Context<'a> {
-    sandbox: SandboxId,
-    paths: &'a Paths,
-}
-
-impl Context<'_> {
-    /// A broken channel is the machine's end only where its process has ended.
-    async fn explain(
-        &self,
-        operation: &'static str,
-        error: QmpError,
-        process: &ProcessSpec,
-        identity: &ProcessIdentity,
-    ) -> VmmError {
-        let sandbox = self.sandbox;
-        match error {
-            QmpError::Refused { .. } => VmmError::Refused {
-                operation,
-                sandbox,
-                message: error.to_string(),
-            },
-            QmpError::TimedOut { .. } => VmmError::TimedOut {
-                operation,
-                sandbox,
-                seconds: ANSWER_BOUND_SECONDS,
-            },
-            QmpError::Closed(why) => {
-                // A process that is ending closes its channel an instant before it is gone.
-                let watch = process::ended(process, identity);
-                match tokio::time::timeout(WATCH_AGAIN, watch).await {
-                    Ok(Ok(status)) => {
-                        let detail = words(self.paths.last_words(), None, status);
-                        VmmError::Ended {
-                            operation,
-                            sandbox,
-                            detail,
-                        }
-                    }
-                    _ => VmmError::ChannelLost {
-                        operation,
-                        sandbox,
-                        why,
-                    },
-                }
-            }
-        }
-    }
-}
-
-/// The monitor's own words, what it told of its guest, and its exit status: whatever there is.
-fn words(
-    said: Option<String>,
-    told: Option<String>,
-    status: Option<process::ExitStatus>,
-) -> Option<String> {
-    let status = status.and_then(|status| match (status.code, status.signal) {
-        (Some(0), _) => None,
-        (Some(code), _) => Some(format!("exit code {code}")),
-        (None, Some(signal)) => Some(format!("ended by signal {signal}")),
-        (None, None) => None,
-    });
-    let all: Vec<String> = [told, said, status].into_iter().flatten().collect();
-    (!all.is_empty()).then(|| all.join(", "))
-}
-
-/// Remembers why the guest ended until the channel closes. Holds nothing that keeps it open.
-async fn listen_for_end(mut events: Receiver<Event>, tell: watch::Sender<Option<Farewell>>) {
-    let mut told = None;
-    loop {
-        match events.recv().await {
-            Ok(event) if event.name == "SHUTDOWN" => {
-                told = event.data["reason"].as_str().map(|reason| match reason {
-                    "guest-shutdown" => "the guest shut down".to_owned(),
-                    "guest-reset" => {
-                        "the guest reset itself (a reboot, or a kernel panic)".to_owned()
-                    }
-                    other => format!("the monitor ended the guest ({other})"),
-                });
-            }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => break,
-        }
-    }
-    tell.send_replace(Some(Farewell(told)));
 }
 
 #[async_trait]
@@ -422,21 +307,6 @@ impl Machine for QemuMachine {
     }
 
     async fn ended(&self) -> Option<String> {
-        let status = loop {
-            match process::ended(&self.process, &self.identity).await {
-                Ok(status) => break status,
-                Err(error) => {
-                    tracing::warn!(sandbox = %self.sandbox, %error, "the monitor cannot be watched");
-                    tokio::time::sleep(WATCH_AGAIN).await;
-                }
-            }
-        };
-        // Closed with the process; its last events lie before the end of the stream.
-        let mut farewell = self.farewell.clone();
-        let told = match farewell.wait_for(Option::is_some).await {
-            Ok(found) => found.as_ref().and_then(|farewell| farewell.0.clone()),
-            Err(_) => None,
-        };
-        words(self.paths.last_words(), told, status)
+        self.ending.ended().await
     }
 }
