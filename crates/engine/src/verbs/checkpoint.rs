@@ -72,6 +72,15 @@ struct Plan {
     other: LayerRecord,
 }
 
+/// What was saved while the guest stood still.
+struct Saved {
+    memory_bytes: u64,
+    /// How long the disk took.
+    disk: Duration,
+    /// How long memory and device state took.
+    memory: Duration,
+}
+
 impl Engine {
     /// Takes a checkpoint of a running sandbox, which goes on running.
     ///
@@ -99,6 +108,7 @@ impl Engine {
     ) -> Result<CheckpointRecord, EngineError> {
         let sandbox = self.begin(id, Transition::Checkpointing, "checkpoint")?;
         let outcome = async {
+            self.refuse_long_chain(&sandbox)?;
             let live = self.live(&sandbox)?;
             let plan = self.plan_checkpoint(&sandbox, request)?;
             match self.take(&sandbox, &live, &plan).await {
@@ -233,8 +243,15 @@ impl Engine {
         let machine = &live.machine;
         let stopped = async {
             machine.pause().await?;
+            let paused = Instant::now();
             self.freeze(sandbox.id, machine, plan).await?;
-            Ok::<u64, EngineError>(machine.save(&directory.join(MEMORY)).await?)
+            let disk = paused.elapsed();
+            let memory_bytes = machine.save(&directory.join(MEMORY)).await?;
+            Ok::<_, EngineError>(Saved {
+                memory_bytes,
+                disk,
+                memory: paused.elapsed() - disk,
+            })
         };
         let saved = stopped.await;
         // Whatever happened, the guest goes on (R30).
@@ -250,13 +267,13 @@ impl Engine {
             return Err(error.and_rollback(ended.and(settled)));
         }
         let downtime = begun.elapsed();
-        let memory_bytes = saved?;
+        let saved = saved?;
         if let Some(guest) = live.guest()
             && let Err(error) = guest.set_clock().await
         {
             tracing::warn!(sandbox = %sandbox.name, %error, "the guest's clock lost the time it stood still");
         }
-        self.publish_checkpoint(sandbox.id, plan, memory_bytes, begun, downtime)
+        self.publish_checkpoint(sandbox.id, plan, &saved, begun, downtime)
             .await
     }
 
@@ -295,7 +312,7 @@ impl Engine {
         &self,
         sandbox: SandboxId,
         plan: &Plan,
-        memory_bytes: u64,
+        saved: &Saved,
         begun: Instant,
         downtime: Duration,
     ) -> Result<CheckpointRecord, EngineError> {
@@ -308,7 +325,7 @@ impl Engine {
         let found = self.site.ledger.read(|tx| tx.checkpoint(plan.checkpoint))?;
         let mut record =
             found.ok_or_else(|| LedgerError::Missing(format!("checkpoint {}", plan.checkpoint)))?;
-        record.memory_bytes = ByteSize(memory_bytes);
+        record.memory_bytes = ByteSize(saved.memory_bytes);
         record.downtime_us = micros(downtime);
         record.publication_us = micros(begun.elapsed());
         record.ready = true;
@@ -341,6 +358,8 @@ impl Engine {
                 let detail = serde_json::json!({
                     "sandbox": record.sandbox,
                     "downtime_us": record.downtime_us,
+                    "disk_us": micros(saved.disk),
+                    "memory_us": micros(saved.memory),
                     "publication_us": record.publication_us,
                     "memory_bytes": record.memory_bytes,
                 });

@@ -1,12 +1,31 @@
 //! Layers that nothing stands on any more.
 
-use cowslip_ledger::{Owner, Synchronous};
+use cowslip_ledger::{Owner, SandboxRecord, Synchronous};
 
 use crate::error::EngineError;
 use crate::unwind::unwind;
 use crate::{Engine, blocking};
 
+/// Layers in a chain at most: each is an open file of the monitor and a look-up for a read. Until
+/// chains can be merged the limit is told before it hurts.
+const CHAIN_MAX: usize = 128;
+
 impl Engine {
+    /// Refuses to make a chain longer than it can be used. Asked before a checkpoint or a pause, never
+    /// before a resume: what is paused can always come back.
+    pub(crate) fn refuse_long_chain(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        let top = self.top_of(record)?;
+        let layers = self.site.ledger.read(|tx| tx.chain(top))?.len();
+        if layers >= CHAIN_MAX {
+            return Err(EngineError::Unsupported(format!(
+                "the disk of sandbox \"{}\" has {layers} layers, which is the most that can be: every \
+                 checkpoint and every resume adds one",
+                record.name
+            )));
+        }
+        Ok(())
+    }
+
     /// Releases every layer that no sandbox, checkpoint or other layer stands on. Returns what was
     /// released, in words.
     pub(crate) async fn collect_layers(&self) -> Result<Vec<String>, EngineError> {

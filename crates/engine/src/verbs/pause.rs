@@ -56,6 +56,7 @@ impl Engine {
     }
 
     async fn save_to_image(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        self.refuse_long_chain(record)?;
         let live = self.live(record)?;
         self.discard_image(record.id)?;
         let image = self.site.layout.sandbox(record.id).join(IMAGE);

@@ -44,7 +44,10 @@ impl Engine {
             let top = self.top_of(&record)?;
             let started = self.start_machine(&record, top, Origin::Kernel).await?;
             let times = started.times;
-            let record = self.publish_running(id, "start: publish", started, |_| {})?;
+            let record = self.publish_running(id, "start: publish", started, |sandbox| {
+                // The process that `run` started ended with the machine it ran in.
+                sandbox.main = sandbox.main.take().filter(|main| main.exit_code.is_some());
+            })?;
             Ok((record, times))
         };
         match outcome.await {
@@ -90,7 +93,8 @@ impl Engine {
                 .map(Some)
         })?;
         self.live.insert(id, Arc::clone(&live));
-        self.watch(id, live);
+        self.watch(id, Arc::clone(&live));
+        self.follow_main_again(&record, &live);
         Ok(record)
     }
 }
