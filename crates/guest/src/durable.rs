@@ -37,7 +37,8 @@ fn write_temporary<E: From<io::Error>>(
     fill: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(Digest, u64), E> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
+    // No secrets: whoever may enter the directory may boot the kernel in it.
+    options.write(true).create(true).truncate(true).mode(0o644);
     let mut writer = HashingWriter::new(BufWriter::with_capacity(1 << 18, options.open(path)?));
     fill(&mut writer)?;
     let (buffer, digest, size) = writer.finish();
