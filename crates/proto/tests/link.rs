@@ -1,4 +1,5 @@
 //! Hosts come, vanish and come back; the agent always hears the newest one.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::io;
 use std::pin::Pin;
