@@ -1,0 +1,385 @@
+//! One state directory with the program under test: made for one test, gone after it, and searched
+//! for survivors.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cowslip_model::api::{DoctorReport, Info, Sandbox};
+use rustix::process::Pid;
+use tempfile::TempDir;
+
+use crate::archive::box_tar;
+use crate::assets::{self, Kernel};
+use crate::call::Call;
+use crate::changes::Changes;
+use crate::survivors;
+
+/// A storage backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// qcow2 overlays.
+    Qcow2,
+    /// Whole copies.
+    Copy,
+}
+
+/// What an instance is like.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Its storage backend.
+    pub backend: Backend,
+    /// Run everything as this user, with directories by the XDG rules; none: as whoever runs the
+    /// tests, with a state directory named in the environment.
+    pub user: Option<u32>,
+    /// More lines for the configuration's `[machine]`.
+    pub machine: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Qcow2,
+            user: None,
+            machine: String::new(),
+        }
+    }
+}
+
+/// A state directory, and the program that works on it.
+pub struct Instance {
+    setup: Setup,
+    base: TempDir,
+    state: PathBuf,
+    run: PathBuf,
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Instance {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Setup::default())
+    }
+
+    /// An empty one that is like this.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn with(setup: Setup) -> Self {
+        // Short, so that socket paths fit.
+        let base = tempfile::Builder::new()
+            .prefix("cw-")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let at = |name: &str| base.path().join(name);
+        fs::create_dir(at("bin")).unwrap();
+        place(&assets::program(), &at("bin/cowslip"));
+        place(&assets::agent(), &at("bin/cowslip-agent"));
+        let backend = match setup.backend {
+            Backend::Qcow2 => "qcow2",
+            Backend::Copy => "copy",
+        };
+        let config = format!(
+            "[storage]\nbackend = \"{backend}\"\n[machine]\naccelerator = \"tcg\"\n{}\n",
+            setup.machine
+        );
+        fs::write(at("config.toml"), config).unwrap();
+        let (state, run) = match setup.user {
+            None => (at("s"), at("s/run")),
+            Some(uid) => {
+                fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
+                for home in ["home", "runtime"] {
+                    fs::create_dir(at(home)).unwrap();
+                    chown(at(home), Some(uid), Some(uid)).unwrap();
+                }
+                (at("home/.local/state/cowslip"), at("runtime/cowslip"))
+            }
+        };
+        Self {
+            setup,
+            base,
+            state,
+            run,
+        }
+    }
+
+    /// The same with the template "box" (a shell and the usual tools) and this kernel.
+    #[must_use]
+    pub fn ready(setup: Setup, kernel: Kernel) -> Self {
+        let instance = Self::with(setup);
+        instance.import_kernel(kernel);
+        instance.import("box", box_tar());
+        instance
+    }
+
+    /// A directory for the test's own files, which every user can read.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.base.path()
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The run directory.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    /// A call of the program with these words.
+    pub fn call<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Call {
+        let mut command = self.command(self.base.path().join("bin/cowslip"));
+        command.args(words);
+        Call::new(command)
+    }
+
+    /// A command with the environment and the user of the instance.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let base = self.base.path();
+        let mut command = Command::new(program);
+        for name in [
+            "COWSLIP_RUN_DIR",
+            "COWSLIP_LOG",
+            "XDG_STATE_HOME",
+            "XDG_RUNTIME_DIR",
+        ] {
+            command.env_remove(name);
+        }
+        command
+            .current_dir(base)
+            .env("COWSLIP_CONFIG", base.join("config.toml"))
+            .env("RUST_BACKTRACE", "0");
+        match self.setup.user {
+            None => {
+                command.env("COWSLIP_STATE_DIR", &self.state);
+            }
+            Some(uid) => {
+                command
+                    .uid(uid)
+                    .gid(uid)
+                    .env_remove("COWSLIP_STATE_DIR")
+                    .env("HOME", base.join("home"))
+                    .env("XDG_RUNTIME_DIR", base.join("runtime"));
+            }
+        }
+        command
+    }
+
+    /// Words split at spaces, as a short way to say a call.
+    pub fn say(&self, line: &str) -> Call {
+        self.call(line.split_whitespace())
+    }
+
+    /// Runs a shell script in a sandbox.
+    pub fn sh(&self, sandbox: &str, script: &str) -> Call {
+        self.call(["exec", sandbox, "--", "sh", "-c", script])
+    }
+
+    /// Imports a tar as a template.
+    pub fn import(&self, name: &str, tar: Vec<u8>) {
+        let _ = self.call(["template", "import", name, "-"]).stdin(tar).ok();
+    }
+
+    /// Imports a kernel under its name.
+    ///
+    /// # Panics
+    /// When its files cannot be read.
+    pub fn import_kernel(&self, kernel: Kernel) {
+        // Another user may not get to where the assets are.
+        let image = self.base.path().join("vmlinuz");
+        fs::copy(kernel.image(), &image).unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut words = vec!["kernel".into(), "import".into(), kernel.name().into()];
+        words.push(image.clone().into_os_string());
+        if let Some(modules) = kernel.modules() {
+            words.extend(["--modules".into(), modules.into_os_string()]);
+        }
+        let _ = self.call(words).ok();
+        fs::remove_file(image).unwrap();
+    }
+
+    /// A sandbox as `inspect` shows it.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn sandbox(&self, name: &str) -> Sandbox {
+        let mut found: Vec<Sandbox> = self.call(["inspect", name]).run().json();
+        found.remove(0)
+    }
+
+    /// The names of all sandboxes, in order.
+    #[must_use]
+    pub fn sandboxes(&self) -> Vec<String> {
+        let all: Vec<Sandbox> = self.say("ls --all").json();
+        let mut names: Vec<String> = all.iter().map(|one| one.name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    /// What the engine says about itself.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        self.say("info").json()
+    }
+
+    /// The engine's pid, while one holds the state directory.
+    #[must_use]
+    pub fn engine(&self) -> Option<Pid> {
+        let mark = format!("--state-dir {}", self.state.display());
+        let serves = |line: &str| line.contains(&mark) && line.contains("serve");
+        survivors::processes(std::slice::from_ref(&mark))
+            .into_iter()
+            .find(|(_, line)| serves(line))
+            .map(|(pid, _)| pid)
+    }
+
+    /// Kills the engine where it stands, and waits until it is gone.
+    pub fn kill_engine(&self) {
+        if let Some(pid) = self.engine() {
+            survivors::kill(pid);
+        }
+    }
+
+    /// Watches the instance's directories from now on.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes::watch(&self.state, &self.run)
+    }
+
+    /// Pids of the instance's machines.
+    #[must_use]
+    pub fn machines(&self) -> Vec<Pid> {
+        let Some(mark) = self.machine_mark() else {
+            return Vec::new();
+        };
+        let found = survivors::processes(&[mark]);
+        found.into_iter().map(|(pid, _)| pid).collect()
+    }
+
+    /// What stands in the command line of each machine of this instance.
+    fn machine_mark(&self) -> Option<String> {
+        let id = fs::read_to_string(self.state.join("instance")).ok()?;
+        Some(format!("cowslip-{}-", id.trim()))
+    }
+
+    /// Every file and directory of an object.
+    #[must_use]
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        survivors::files(&self.state, &self.run)
+    }
+
+    /// The ledger and the host must agree.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn assert_agreement(&self) {
+        let report: DoctorReport = self.say("doctor").json();
+        assert_eq!(report.differences, Vec::<String>::new());
+        assert!(report.healthy, "{:?}", report.checks);
+    }
+
+    /// Nothing may be there but these files: no machine, no other file, no row.
+    ///
+    /// # Panics
+    /// When something is.
+    pub fn assert_only(&self, files: &BTreeSet<PathBuf>) {
+        self.assert_agreement();
+        let machines = self.machines();
+        assert!(machines.is_empty(), "machines are left: {machines:?}");
+        let found = self.files();
+        let more: Vec<_> = found.difference(files).collect();
+        let less: Vec<_> = files.difference(&found).collect();
+        assert!(
+            more.is_empty() && less.is_empty(),
+            "left: {more:?}; lost: {less:?}"
+        );
+    }
+
+    /// Removes every sandbox and checkpoint, ends the engine and looks for survivors.
+    fn finish(&self) {
+        if self.state.join("cowslip.db").exists() {
+            self.remove_all("ls --all --quiet", &["rm", "--force"]);
+            self.remove_all("checkpoint ls --quiet", &["checkpoint", "rm", "--cascade"]);
+            self.assert_agreement();
+            let _ = self.say("serve --stop").ok();
+        }
+        let mut marks = vec![self.base.path().display().to_string()];
+        marks.extend(self.machine_mark());
+        let left = survivors::processes(&marks);
+        assert!(left.is_empty(), "processes survived: {left:?}");
+        let objects: Vec<_> = self
+            .files()
+            .into_iter()
+            .filter(|path| {
+                !["templates", "kernels"]
+                    .iter()
+                    .any(|kept| path.starts_with(self.state.join(kept)))
+                    && !self.is_collection(path)
+            })
+            .collect();
+        assert!(objects.is_empty(), "files survived: {objects:?}");
+    }
+
+    fn is_collection(&self, path: &Path) -> bool {
+        path.parent() == Some(&self.state)
+    }
+
+    fn remove_all(&self, list: &str, remove: &[&str]) {
+        let ids = self.say(list).ok();
+        if !ids.is_empty() {
+            let words = remove.iter().copied().chain(ids.lines());
+            let _ = self.call(words).ok();
+        }
+    }
+
+    /// Ends everything of a test that failed, whatever state it is in.
+    fn abandon(&self) {
+        if let Ok(log) = fs::read_to_string(self.state.join("engine.log")) {
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("--- the engine's last words:\n{}", last.join("\n"));
+        }
+        let mut marks = vec![self.base.path().display().to_string()];
+        marks.extend(self.machine_mark());
+        for (pid, _) in survivors::processes(&marks) {
+            survivors::kill(pid);
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abandon();
+            return;
+        }
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()));
+        if let Err(cause) = outcome {
+            self.abandon();
+            std::panic::resume_unwind(cause);
+        }
+    }
+}
+
+/// Puts a program into the instance's own directory, where a build meanwhile does not change it.
+fn place(from: &Path, to: &Path) {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).unwrap();
+    }
+}

@@ -1,0 +1,78 @@
+//! What an instance left on the host: processes and files.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::PATIENCE;
+
+/// Processes with one of `marks` in their command line, and that line.
+pub(crate) fn processes(marks: &[String]) -> Vec<(Pid, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // Gone meanwhile: no survivor.
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if marks.iter().any(|mark| line.contains(mark.as_str())) {
+            found.extend(Pid::from_raw(pid).map(|pid| (pid, line)));
+        }
+    }
+    found
+}
+
+/// Kills a process and waits until it is gone.
+pub(crate) fn kill(pid: Pid) {
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    let bound = Timespec::try_from(PATIENCE).unwrap();
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&bound)).unwrap();
+    assert!(ended > 0, "process {pid:?} does not die");
+}
+
+/// Every file and directory below the directories that hold objects, relative to `state`.
+pub(crate) fn files(state: &Path, run: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let places = [
+        "kernels",
+        "templates",
+        "layers",
+        "checkpoints",
+        "sandboxes",
+        "scratch",
+        "handles",
+    ];
+    for place in places
+        .map(|place| state.join(place))
+        .into_iter()
+        .chain([run.join("vm")])
+    {
+        walk(&place, &mut found);
+    }
+    found
+}
+
+fn walk(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+    // Absent before the first engine.
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        found.insert(entry.path());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&entry.path(), found);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The real program, real engines, real guests. Every test has a state directory of its own, and at
+//! its end nothing of it may be left on the host.
+//!
+//! What the tests need is named in the environment by `scripts/test`; what is missing is a failure.
+// Helpers of tests are tests too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod scenario;
