@@ -43,7 +43,9 @@ pub(crate) fn acquire(slot: Reservation<Directory>) -> Result<Held<Directory>, H
 /// A directory whose identity was never recorded is ours by its name alone: names are ids.
 pub(crate) fn probe(spec: &DirectorySpec, identity: Option<&Inode>) -> Result<Presence, HostError> {
     match std::fs::symlink_metadata(&spec.path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Presence::Absent),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(Presence::Absent)
+        }
         Err(error) => Err(HostError::path("look at", &spec.path)(error)),
         Ok(found) if !found.is_dir() => Ok(Presence::Foreign),
         Ok(found) => match identity {

@@ -37,6 +37,16 @@ pub enum HostError {
         /// What differs.
         why: String,
     },
+    /// A process that was ours by pid and start time says that it is another one.
+    #[error(
+        "process {pid} was started as \"{mark}\" and its command line does not say so any more: it is left alone; look at it, then end it by hand: kill -KILL {pid}"
+    )]
+    Unmarked {
+        /// The process.
+        pid: u32,
+        /// What its command line should carry.
+        mark: String,
+    },
     /// A path that a row may not name.
     #[error("\"{path}\" lies outside cowslip's directories: it is left alone")]
     Outside {

@@ -22,6 +22,8 @@ pub mod process;
 pub mod publish;
 pub mod site;
 pub mod socket;
+#[cfg(test)]
+mod tests;
 pub mod usage;
 
 use std::os::unix::net::UnixListener;

@@ -1,0 +1,228 @@
+//! Processes: machine monitors. Acquire by fork and exec in a session of its own, release by
+//! SIGKILL *and waiting for the end*.
+//!
+//! A monitor outlives the engine, so its identity is its pid together with its start time and the
+//! boot id, and its command line must carry the mark that the row names (R45). A row that was
+//! reserved and never recorded is found by that mark alone.
+
+mod end;
+mod inspect;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use cowslip_ledger::plan::Presence;
+use cowslip_ledger::{Held, Reservation, Resource};
+use serde::{Deserialize, Serialize};
+
+pub use end::{ExitStatus, ended};
+pub(crate) use inspect::find_all;
+
+use crate::error::HostError;
+use end::end;
+use inspect::{Standing, find, look, stat};
+
+/// The kind.
+#[derive(Debug)]
+pub struct Process;
+
+/// A process to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// A word of its command line that no other process has: `cowslip-<instance>-<sandbox>`.
+    pub mark: String,
+}
+
+/// Which process it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Its pid.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`).
+    pub start_time: u64,
+    /// The boot in which that was.
+    pub boot_id: String,
+}
+
+impl Resource for Process {
+    const KIND: &'static str = "process";
+    type Spec = ProcessSpec;
+    type Identity = ProcessIdentity;
+}
+
+/// The user a process runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Launch {
+    /// The program's path.
+    pub program: PathBuf,
+    /// Its arguments; one of them holds the mark.
+    pub arguments: Vec<String>,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+    /// Descriptors it inherits, each under the number it has here.
+    pub inherit: Vec<OwnedFd>,
+    /// Its standard output and error.
+    pub output: OwnedFd,
+    /// The user it runs as; none: the engine's.
+    pub credentials: Option<Credentials>,
+}
+
+/// The mark of a sandbox's monitor.
+#[must_use]
+pub fn mark(instance: cowslip_model::InstanceId, sandbox: cowslip_model::SandboxId) -> String {
+    format!("cowslip-{instance}-{sandbox}")
+}
+
+/// The uid this process acts under.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether this process may act for other users.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The kernel's id of the present boot.
+#[must_use]
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+pub(crate) fn acquire(
+    slot: Reservation<Process>,
+    launch: Launch,
+) -> Result<Held<Process>, HostError> {
+    let program = launch.program.display().to_string();
+    let output = launch
+        .output
+        .try_clone()
+        .map_err(HostError::process("start", &program))?;
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.arguments)
+        .env_clear()
+        .envs(launch.environment)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(output))
+        .stderr(Stdio::from(launch.output));
+    let inherited: Vec<RawFd> = launch.inherit.iter().map(AsRawFd::as_raw_fd).collect();
+    let credentials = launch.credentials;
+    // SAFETY: the closure runs between fork and exec. It makes system calls only, on values made
+    // before the fork; it neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(move || prepare_child(&inherited, credentials.as_ref()));
+    }
+    let child = command
+        .spawn()
+        .map_err(HostError::process("start", &program))?;
+    // From here on the descriptors are the child's; ours close when `launch.inherit` goes.
+    drop(launch.inherit);
+    let pid = child.id();
+    let start_time = stat(pid)
+        .map_err(HostError::process("look at the new", pid))?
+        .map_or(0, |found| found.start_time);
+    Ok(slot.acquired(ProcessIdentity {
+        pid,
+        start_time,
+        boot_id: boot_id(),
+    })?)
+}
+
+/// What the child does before exec: a session of its own, no way to gain privileges, no core files,
+/// the inherited descriptors kept and no others, and the user changed last.
+fn prepare_child(inherited: &[RawFd], credentials: Option<&Credentials>) -> io::Result<()> {
+    let check = |result: libc::c_int| {
+        if result == -1 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    // SAFETY: plain system calls on integers and on structures that live across the call.
+    unsafe {
+        check(libc::setsid())?;
+        libc::umask(0o077);
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        check(libc::setrlimit(libc::RLIMIT_CORE, &raw const none))?;
+        // What the engine itself was started with and did not open: a pipe of the caller's that a
+        // monitor kept open would never end. Kernels before 5.11 cannot, and lose only that.
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+        for &fd in inherited {
+            check(libc::fcntl(fd, libc::F_SETFD, 0))?;
+        }
+        if let Some(user) = credentials {
+            check(libc::setgroups(user.groups.len(), user.groups.as_ptr()))?;
+            check(libc::setresgid(user.gid, user.gid, user.gid))?;
+            check(libc::setresuid(user.uid, user.uid, user.uid))?;
+        }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn probe(
+    spec: &ProcessSpec,
+    identity: Option<&ProcessIdentity>,
+) -> Result<Presence, HostError> {
+    let Some(identity) = identity else {
+        let found = find(&spec.mark)?;
+        return Ok(if found.is_empty() {
+            Presence::Absent
+        } else {
+            Presence::Present
+        });
+    };
+    Ok(match look(spec, identity)? {
+        Standing::Ours => Presence::Present,
+        Standing::Ending | Standing::Gone => Presence::Absent,
+        Standing::Unmarked => Presence::Foreign,
+    })
+}
+
+pub(crate) fn release(
+    spec: &ProcessSpec,
+    identity: Option<&ProcessIdentity>,
+) -> Result<(), HostError> {
+    let Some(identity) = identity else {
+        for found in find(&spec.mark)? {
+            end(found.pid, found.start_time)?;
+        }
+        return Ok(());
+    };
+    match look(spec, identity)? {
+        Standing::Gone => Ok(()),
+        // One that is ending may still write to its disk: it is waited for too (R13).
+        Standing::Ours | Standing::Ending => end(identity.pid, identity.start_time),
+        Standing::Unmarked => Err(HostError::Unmarked {
+            pid: identity.pid,
+            mark: spec.mark.clone(),
+        }),
+    }
+}
