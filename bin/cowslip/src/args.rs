@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use cowslip_model::api::exit;
 
-use crate::commands;
+use crate::exit::Failure;
+use crate::{commands, output};
 
 /// microVM sandboxes for untrusted code
 #[derive(Debug, Parser)]
@@ -119,6 +122,47 @@ pub(crate) enum Command {
     Completion(commands::completion::Completion),
 }
 
+/// Shows why the command line was not understood, in the form of every other failure, or the help
+/// that was asked for; gives the exit code.
+pub(crate) fn refuse(error: &clap::Error) -> u8 {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        // A reader that went away wanted no more of it.
+        let _ = error.print();
+        return 0;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return exit::ENGINE;
+    }
+    let failure = in_words(&error.render().to_string());
+    output::failure(&failure);
+    failure.exit
+}
+
+/// clap's message: the reason up to the first empty line, then tips, then the usage.
+fn in_words(text: &str) -> Failure {
+    let reason: Vec<&str> = text
+        .trim_start_matches("error: ")
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let tip = text
+        .lines()
+        .map(str::trim)
+        .find_map(|line| line.strip_prefix("tip: "));
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "));
+    let failure = Failure::usage(reason.join(" "));
+    match (tip, usage) {
+        (Some(tip), _) => failure.hint(tip),
+        (None, Some(usage)) => failure.hint(format!("usage: {usage}")),
+        (None, None) => failure.hint("for what can be said: --help"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -171,6 +215,27 @@ mod tests {
                 .state_dir
                 .as_deref(),
             Some(std::path::Path::new("/s"))
+        );
+    }
+
+    #[test]
+    fn usage_errors_look_like_all_others() {
+        let shown = |line: &str| {
+            let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
+            in_words(&error.render().to_string()).to_string()
+        };
+        assert_eq!(
+            shown("cowslip ls --formt x"),
+            "cowslip: unexpected argument '--formt' found\n  hint: usage: cowslip ls [OPTIONS]"
+        );
+        assert_eq!(
+            shown("cowslip rnu x"),
+            "cowslip: unrecognized subcommand 'rnu'\n  hint: a similar subcommand exists: 'run'"
+        );
+        assert_eq!(
+            shown("cowslip start"),
+            "cowslip: the following required arguments were not provided: <SANDBOX>...\n  \
+             hint: usage: cowslip start <SANDBOX>..."
         );
     }
 

@@ -112,7 +112,7 @@ impl fmt::Display for Failure {
 /// Text from outside on one line of a terminal: no control characters reach it.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
+    for character in without_numbers(text).chars() {
         match character {
             '\n' | '\r' | '\t' => line.push(' '),
             c if c.is_control() => line.extend(c.escape_default()),
@@ -129,6 +129,16 @@ pub(crate) fn describe(error: &io::Error) -> String {
         Some(end) => text[..end].to_lowercase(),
         None => text,
     }
+}
+
+/// Text without any "(os error N)", which says again in numbers what stands before it.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        kept.push_str(part.split_once(')').map_or("", |(_, rest)| rest));
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -155,6 +165,12 @@ mod tests {
         assert_eq!(exit(ErrorCode::TimedOut), 124);
         assert_eq!(exit(ErrorCode::NotFound), 125);
         assert_eq!(Failure::new(ErrorCode::TimedOut, "").exit, 125);
+    }
+
+    #[test]
+    fn error_numbers_are_left_out() {
+        let text = "open \"/x\": No such file (os error 2): and No space (os error 28)";
+        assert_eq!(one_line(text), "open \"/x\": No such file: and No space");
     }
 
     #[test]

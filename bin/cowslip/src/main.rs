@@ -18,23 +18,13 @@ mod signals;
 mod terminal;
 
 use clap::Parser;
-use clap::error::ErrorKind;
-use cowslip_model::api::exit as codes;
 
 use crate::args::Cli;
 
 fn main() {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are what was asked for; all else is a usage error, with docker's code.
-            let asked = matches!(
-                error.kind(),
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-            );
-            let _ = error.print();
-            std::process::exit(if asked { 0 } else { i32::from(codes::ENGINE) });
-        }
+        Err(error) => std::process::exit(i32::from(args::refuse(&error))),
     };
     let code = match commands::run(cli) {
         Ok(code) => code,

@@ -22,9 +22,12 @@ pub(crate) fn init(level: &str, format: Format) -> Result<(), Failure> {
         Failure::usage(format!("\"{level}\" is no log level: {error}"))
             .hint("use off, error, warn, info, debug or trace")
     })?;
+    // A line that cannot be written, on a full disk for one, is lost. Reporting that would be written
+    // to the same place, and would end whoever logged.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let result = match format {
         Format::Text => builder
             .with_ansi(std::io::stderr().is_terminal())
