@@ -4,18 +4,27 @@
 //! host comes. Event loops take a hang-up for final, so the port is not registered with ours but
 //! with two edge-triggered epoll instances of its own, one for each direction, and *those* are
 //! registered: an epoll instance never hangs up.
+//!
+//! The kernel learns of a host's going and of the next one's coming on another queue than data
+//! comes on: a hang-up may be seen *after* the new host's first bytes. So only one that lasts is
+//! reported; the link does not need it, but it frees what the lost host was following.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use crate::sys;
+
+/// How long a host must be away before its session is given up.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// An open port.
 #[derive(Debug)]
@@ -23,8 +32,17 @@ pub(crate) struct Port {
     port: OwnedFd,
     readable: Edge,
     writable: Edge,
-    /// A hang-up was reported, and nothing was read since.
-    hung_up: bool,
+    host: Host,
+}
+
+/// What reading the port says of the host.
+#[derive(Debug)]
+enum Host {
+    Here,
+    /// Hung up; reported when the time is over.
+    Leaving(Pin<Box<Sleep>>),
+    /// Hung up, and reported.
+    Gone,
 }
 
 /// Tells when one direction of the port has changed.
@@ -76,7 +94,7 @@ impl Port {
             port,
             readable,
             writable,
-            hung_up: false,
+            host: Host::Here,
         })
     }
 }
@@ -87,17 +105,29 @@ impl AsyncRead for Port {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let port = &mut *self;
         loop {
-            match rustix::io::read(&self.port, buf.initialize_unfilled()) {
-                Ok(0) if !self.hung_up => {
-                    self.hung_up = true;
-                    return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            match rustix::io::read(&port.port, buf.initialize_unfilled()) {
+                Ok(0) => {
+                    if let Host::Here = port.host {
+                        port.host = Host::Leaving(Box::pin(sleep(AWAY)));
+                    }
+                    if let Host::Leaving(away) = &mut port.host
+                        && away.as_mut().poll(cx).is_ready()
+                    {
+                        port.host = Host::Gone;
+                        return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+                    }
+                    ready!(port.readable.poll_changed(cx))?;
                 }
-                Ok(0) | Err(Errno::AGAIN) => ready!(self.readable.poll_changed(cx))?,
                 Ok(length) => {
-                    self.hung_up = false;
+                    port.host = Host::Here;
                     buf.advance(length);
                     return Poll::Ready(Ok(()));
+                }
+                Err(Errno::AGAIN) => {
+                    port.host = Host::Here;
+                    ready!(port.readable.poll_changed(cx))?;
                 }
                 Err(Errno::INTR) => {}
                 Err(e) => return Poll::Ready(Err(e.into())),
