@@ -34,7 +34,7 @@ bench: build ## measure against plain QEMU and mke2fs, side by side
 
 install: build ## install to PREFIX (default /usr/local), under DESTDIR if it is set
 	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip" "$(DESTDIR)$(PREFIX)/bin/cowslip"
-	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip-agent" "$(DESTDIR)$(PREFIX)/libexec/cowslip/cowslip-agent"
+	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip-agent" "$(DESTDIR)$(PREFIX)/lib/cowslip/cowslip-agent"
 
 clean: ## remove what was built (the cache stays)
 	cargo clean
