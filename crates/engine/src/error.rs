@@ -306,11 +306,38 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
-        let line = error.to_string();
+        let line = without_number(error.to_string());
         if lines.last().is_none_or(|last| !last.contains(&line)) {
             lines.push(line);
         }
         next = error.source();
     }
     lines
+}
+
+/// A text without the "(os error N)" that Rust appends to the system's words: it tells users nothing.
+fn without_number(mut text: String) -> String {
+    const MARK: &str = " (os error ";
+    while let Some(start) = text.find(MARK) {
+        let Some(length) = text[start..].find(')') else {
+            return text;
+        };
+        text.replace_range(start..=start + length, "");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_have_no_numbers() {
+        let text = "open \"/x\": No such file or directory (os error 2); and more (os error 13)";
+        assert_eq!(
+            without_number(text.to_owned()),
+            "open \"/x\": No such file or directory; and more"
+        );
+        assert_eq!(without_number("odd (os error 2".to_owned()), "odd (os error 2");
+    }
 }

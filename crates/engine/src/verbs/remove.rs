@@ -26,8 +26,9 @@ impl Engine {
             }
             let _busy = engine.lock(id).await;
             let found = engine.site.ledger.read(|tx| tx.sandbox(id))?;
+            // Another verb removed it meanwhile, as a `run` does whose boot this ended.
             let Some(record) = found else {
-                return Err(super::settle::gone(id));
+                return Ok(());
             };
             if record.state == SandboxState::Running && !force {
                 return Err(EngineError::State {

@@ -21,8 +21,17 @@ const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// How much later than its control channel a process may end and still count as ended with it.
 const LATE: Duration = Duration::from_secs(1);
 
-/// Why the guest ended, as the monitor told it.
-type Farewell = Option<String>;
+/// Why the guest ended, as the monitor told it; none: it did not tell.
+type Farewell = Option<Reason>;
+
+/// What made a guest end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It powered off, as it may: that leaves no last words.
+    PoweredOff,
+    /// Anything else, in words.
+    Other(String),
+}
 
 /// Watches one monitor until it is dropped.
 #[derive(Debug)]
@@ -134,11 +143,11 @@ pub(super) async fn listen(mut events: Receiver<Event>, tell: watch::Sender<Fare
                     .as_str()
                     .unwrap_or("it does not say why");
                 tell.send_replace(Some(match reason {
-                    "guest-shutdown" => "the guest shut down".to_owned(),
-                    "guest-reset" => {
-                        "the guest reset itself (a reboot, or a kernel panic)".to_owned()
-                    }
-                    other => format!("the monitor ended the guest ({other})"),
+                    "guest-shutdown" => Reason::PoweredOff,
+                    "guest-reset" => Reason::Other(
+                        "the guest reset itself (a reboot, or a kernel panic)".to_owned(),
+                    ),
+                    other => Reason::Other(format!("the monitor ended the guest ({other})")),
                 }));
             }
             Ok(_) | Err(RecvError::Lagged(_)) => {}
@@ -154,6 +163,13 @@ fn last_words(told: Farewell, said: Option<String>, status: Option<ExitStatus>) 
         (Some(code), _) => Some(format!("exit code {code}")),
         (None, Some(signal)) => Some(format!("ended by signal {signal}")),
     });
+    let told = match (told, &status) {
+        // Whatever the monitor grumbled about, the guest's end is no failure.
+        (Some(Reason::PoweredOff), None) => return None,
+        (Some(Reason::PoweredOff), Some(_)) => Some("the guest powered off".to_owned()),
+        (Some(Reason::Other(words)), _) => Some(words),
+        (None, _) => None,
+    };
     let all: Vec<String> = [told, said, status].into_iter().flatten().collect();
     (!all.is_empty()).then(|| all.join(", "))
 }
@@ -172,7 +188,19 @@ mod tests {
         };
         assert_eq!(last_words(None, None, exit(0)), None);
         assert_eq!(last_words(None, None, None), None);
-        let text = last_words(Some("a".into()), Some("b".into()), exit(3)).unwrap();
+        let other = Some(Reason::Other("a".into()));
+        let text = last_words(other, Some("b".into()), exit(3)).unwrap();
         assert_eq!(text, "a, b, exit code 3");
+    }
+
+    #[test]
+    fn a_guest_that_powers_off_leaves_none() {
+        let warning = || Some("qemu: warning: odd".to_owned());
+        assert_eq!(last_words(Some(Reason::PoweredOff), warning(), None), None);
+        let killed = Some(ExitStatus {
+            code: None,
+            signal: Some(9),
+        });
+        assert!(last_words(Some(Reason::PoweredOff), None, killed).is_some());
     }
 }

@@ -71,14 +71,16 @@ impl QemuMachine {
                 source,
             },
         )?;
-        let connected = UnixStream::connect(&paths.console).await;
-        let stream = connected.map_err(|source| VmmError::File {
-            operation: "connect to",
-            path: paths.console.clone(),
-            source,
-        })?;
-        let console = tokio::spawn(console::drain(stream, log));
         let (ending, farewell) = Ending::watch(config.sandbox, process, identity, paths.clone());
+        let stream = match UnixStream::connect(&paths.console).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                drop(farewell);
+                let error = QmpError::Closed(error.to_string());
+                return Err(ending.explain("connect to the console", error).await);
+            }
+        };
+        let console = tokio::spawn(console::drain(stream, log));
         let qmp = match Qmp::connect(&paths.control).await {
             Ok(qmp) => qmp,
             Err(error) => {
