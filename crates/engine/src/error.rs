@@ -338,6 +338,9 @@ mod tests {
             without_number(text.to_owned()),
             "open \"/x\": No such file or directory; and more"
         );
-        assert_eq!(without_number("odd (os error 2".to_owned()), "odd (os error 2");
+        assert_eq!(
+            without_number("odd (os error 2".to_owned()),
+            "odd (os error 2"
+        );
     }
 }

@@ -106,8 +106,11 @@ impl Engine {
         id: SandboxId,
         request: CheckpointRequest,
     ) -> Result<CheckpointRecord, EngineError> {
-        let sandbox = self.begin(id, Transition::Checkpointing, "checkpoint")?;
+        self.begin(id, Transition::Checkpointing, "checkpoint")?;
         let outcome = async {
+            // An earlier checkpoint may have left open which layer the guest writes.
+            self.settle_swap(id).await?;
+            let sandbox = self.current(id)?;
             self.refuse_long_chain(&sandbox)?;
             let live = self.live(&sandbox)?;
             let plan = self.plan_checkpoint(&sandbox, request)?;

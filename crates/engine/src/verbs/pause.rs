@@ -58,6 +58,9 @@ impl Engine {
     async fn save_to_image(&self, record: &SandboxRecord) -> Result<(), EngineError> {
         self.refuse_long_chain(record)?;
         let live = self.live(record)?;
+        // A checkpoint may have left open which layer the guest writes: the image belongs to that one.
+        self.settle_swap(record.id).await?;
+        let record = &self.current(record.id)?;
         self.discard_image(record.id)?;
         let image = self.site.layout.sandbox(record.id).join(IMAGE);
         live.machine.pause().await?;

@@ -213,6 +213,8 @@ impl Engine {
             sandbox.state = state;
             sandbox.transition = None;
             sandbox.reason.clone_from(&reason);
+            // Only of a paused sandbox is the image the sandbox.
+            sandbox.paused_image &= state == SandboxState::Paused;
             let detail = serde_json::json!({ "state": state, "reason": reason });
             tx.emit("sandbox.recovered", id, Some(&sandbox.name), detail)
                 .map(Some)

@@ -29,6 +29,14 @@ impl Engine {
         Ok(record)
     }
 
+    /// The sandbox's record as it is now.
+    pub(crate) fn current(&self, id: SandboxId) -> Result<SandboxRecord, EngineError> {
+        self.site
+            .ledger
+            .read(|tx| tx.sandbox(id))?
+            .ok_or_else(|| gone(id))
+    }
+
     /// Marks that `transition` begins, if the sandbox's state allows it (R38). The caller holds the
     /// sandbox's lock.
     pub(crate) fn begin(
