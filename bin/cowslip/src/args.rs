@@ -229,8 +229,8 @@ mod tests {
             "cowslip: unexpected argument '--formt' found\n  hint: usage: cowslip ls [OPTIONS]"
         );
         assert_eq!(
-            shown("cowslip rnu x"),
-            "cowslip: unrecognized subcommand 'rnu'\n  hint: a similar subcommand exists: 'run'"
+            shown("cowslip inspct x"),
+            "cowslip: unrecognized subcommand 'inspct'\n  hint: a similar subcommand exists: 'inspect'"
         );
         assert_eq!(
             shown("cowslip start"),

@@ -82,6 +82,14 @@ pub(super) async fn follow(
     follower.run().await
 }
 
+/// How following a session ended.
+enum End {
+    /// The engine has said its last word.
+    Closed,
+    /// The user wants no more of it; the exit code.
+    GivenUp(u8),
+}
+
 /// What happened next.
 enum Step {
     Told(Told),
@@ -107,6 +115,36 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) -> Result<Outcome, Failure> {
+        let end = self.attend().await;
+        if let Ok(End::GivenUp(code)) = end {
+            return Err(Failure::silent(code));
+        }
+        let Self {
+            writer,
+            mut signals,
+            raw,
+            outcome,
+            wanted,
+            ..
+        } = self;
+        // However it ended: what the command has written is shown.
+        tokio::select! {
+            drained = writer.drained() => drained?,
+            number = signals.next_ending() => {
+                return Err(Failure::silent(signals::exit_code(number)));
+            }
+        }
+        drop(raw);
+        end?;
+        if outcome.code.is_some() || wanted.detach {
+            return Ok(outcome);
+        }
+        let message = "the engine closed the session before the command ended";
+        Err(Failure::new(ErrorCode::Internal, message))
+    }
+
+    /// Follows the session until the engine closes it, it fails, or it is given up.
+    async fn attend(&mut self) -> Result<End, Failure> {
         loop {
             let step = tokio::select! {
                 biased;
@@ -117,7 +155,7 @@ impl Follower {
             match step {
                 Step::Told(told) => {
                     if let Some(code) = self.told(told) {
-                        return self.give_up(code);
+                        return Ok(End::GivenUp(self.outcome.code.unwrap_or(code)));
                     }
                 }
                 Step::Room(Some(room)) => {
@@ -125,37 +163,18 @@ impl Follower {
                         room.send(piece);
                     }
                 }
-                Step::Room(None) => return Err(self.writer.failure()),
+                // Draining it tells why it stopped.
+                Step::Room(None) => return Ok(End::Closed),
                 Step::Said(Some(Said::Stdout(bytes))) => {
-                    self.pending = Some((Stream::Stdout, bytes))
+                    self.pending = Some((Stream::Stdout, bytes));
                 }
                 Step::Said(Some(Said::Stderr(bytes))) => {
-                    self.pending = Some((Stream::Stderr, bytes))
+                    self.pending = Some((Stream::Stderr, bytes));
                 }
                 Step::Said(Some(Said::Message(message))) => self.message(message)?,
-                Step::Said(None) => break,
+                Step::Said(None) => return Ok(End::Closed),
             }
         }
-        let finished = self.outcome.code.is_some() || self.wanted.detach;
-        let Self {
-            writer,
-            mut signals,
-            raw,
-            outcome,
-            ..
-        } = self;
-        tokio::select! {
-            drained = writer.drained() => drained?,
-            number = signals.next_ending() => return Err(Failure::silent(signals::exit_code(number))),
-        }
-        drop(raw);
-        if finished {
-            return Ok(outcome);
-        }
-        Err(Failure::new(
-            ErrorCode::Internal,
-            "the engine closed the session before the command ended",
-        ))
     }
 
     /// Deals with a signal; gives an exit code where the session is to be given up.
@@ -237,9 +256,5 @@ impl Follower {
             });
         }
         Ok(())
-    }
-
-    fn give_up(self, code: u8) -> Result<Outcome, Failure> {
-        Err(Failure::silent(self.outcome.code.unwrap_or(code)))
     }
 }

@@ -59,15 +59,7 @@ impl Writer {
         self.queue.clone().reserve_owned().await.ok()
     }
 
-    /// Why the thread has failed.
-    pub(super) fn failure(mut self) -> Failure {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(Err(failure))) => failure,
-            _ => Failure::new(ErrorCode::Internal, "write the command's output"),
-        }
-    }
-
-    /// Everything queued is written.
+    /// Everything queued is written; or why not.
     pub(super) async fn drained(self) -> Result<(), Failure> {
         let Self { queue, thread } = self;
         drop(queue);
