@@ -79,6 +79,8 @@ pub(crate) fn ensure(layout: &Layout) -> Result<(), Failure> {
 /// Starts an engine and reads what it says.
 fn start(layout: &Layout, deadline: Instant) -> Result<Readiness, Failure> {
     let log = open_log(&layout.engine_log())?;
+    cowslip_host::descriptors::keep_from_children()
+        .map_err(|error| Failure::io("keep open files from the engine", &error))?;
     // Not by its path: that may be another program by now.
     let mut child = Command::new("/proc/self/exe")
         .arg0("cowslip")

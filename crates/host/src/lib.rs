@@ -10,6 +10,7 @@
 pub mod adopt;
 pub mod bounded_log;
 pub mod clone;
+pub mod descriptors;
 pub mod directory;
 pub mod error;
 pub mod file;

@@ -247,6 +247,25 @@ impl Ledger {
         Ok(value)
     }
 
+    /// Makes every mirror file say what the database says. A crash between the two leaves a file that
+    /// knows of a sandbox which never was, or is no more; with the database lost later, that
+    /// file would bring it back (R43).
+    ///
+    /// # Errors
+    /// When a mirror file cannot be written or removed.
+    pub fn renew_mirrors(&self) -> Result<(), LedgerError> {
+        let mut sandboxes = self.0.mirror.list()?;
+        self.read(|tx| {
+            sandboxes.extend(tx.sandboxes()?.iter().map(|sandbox| sandbox.id));
+            sandboxes.sort_unstable();
+            sandboxes.dedup();
+            for sandbox in sandboxes {
+                self.0.mirror.write(tx, sandbox)?;
+            }
+            Ok(())
+        })
+    }
+
     /// Runs `work` on a consistent view.
     ///
     /// # Errors

@@ -102,6 +102,27 @@ impl Mirror {
         }
     }
 
+    /// The sandboxes that have a mirror file, readable or not. What a crash left half written goes.
+    pub(crate) fn list(&self) -> Result<Vec<SandboxId>, LedgerError> {
+        let fail = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| LedgerError::Mirror { path, source }
+        };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(fail(&self.dir))? {
+            let path = entry.map_err(fail(&self.dir))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if name.ends_with(".json.tmp") {
+                fs::remove_file(&path).map_err(fail(&path))?;
+            } else if let Some(stem) = name.strip_suffix(".json") {
+                found.extend(stem.parse::<SandboxId>().ok());
+            }
+        }
+        Ok(found)
+    }
+
     /// Every mirror file that can be read, and the paths of those that cannot.
     ///
     /// # Errors

@@ -224,6 +224,7 @@ pub trait Machine: Send + Sync + 'static {
     /// Opens the channel to the agent. A new call replaces the previous channel.
     async fn agent(&self) -> Result<AgentChannel, VmmError>;
 
-    /// Resolves when the machine has ended, with its last words where it left any.
+    /// Resolves when the machine has ended, with its last words; none where it left none or its guest
+    /// powered off by itself.
     async fn ended(&self) -> Option<String>;
 }

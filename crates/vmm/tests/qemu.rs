@@ -343,10 +343,8 @@ async fn a_machine_outlives_its_engine_and_is_attached_again() {
     );
 
     newer.tell("off").await;
-    assert_eq!(
-        machine.ended().await.as_deref(),
-        Some("the guest shut down")
-    );
+    // A guest that powers off is no failure: there is nothing to say.
+    assert_eq!(machine.ended().await, None);
     assert!(matches!(machine.state().await, Err(VmmError::Ended { .. })));
     drop(machine);
     let Err(error) = lab.vmm.attach(&lab.site, &config).await else {

@@ -103,10 +103,10 @@ pub fn box_tar() -> Vec<u8> {
     .bytes()
 }
 
-/// A root file system with nothing but one static program, `/app`.
+/// A root file system with nothing but one static program, `/busybox`.
 #[must_use]
 pub fn one_program_tar() -> Vec<u8> {
-    Tar::default().file("app", 0o755, &busybox()).bytes()
+    Tar::default().file("busybox", 0o755, &busybox()).bytes()
 }
 
 fn busybox() -> Vec<u8> {

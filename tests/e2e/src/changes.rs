@@ -62,6 +62,17 @@ impl Changes {
         }
     }
 
+    /// Waits for a change.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub fn wait_any(&self) {
+        let bound = Timespec::try_from(PATIENCE).unwrap();
+        let mut fds = [PollFd::new(&self.watch, PollFlags::IN)];
+        assert!(poll(&mut fds, Some(&bound)).unwrap() > 0, "no change came");
+        while self.pending(usize::MAX) > 0 {}
+    }
+
     /// Takes at most `count` changes that have come.
     fn pending(&self, count: usize) -> usize {
         let mut buffer = [MaybeUninit::uninit(); 512];

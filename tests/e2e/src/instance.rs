@@ -9,13 +9,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cowslip_model::api::{DoctorReport, Info, Sandbox};
+use cowslip_model::api::{DoctorReport, Event, Info, Sandbox};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
 use crate::archive::box_tar;
 use crate::assets::{self, Kernel};
-use crate::call::Call;
+use crate::call::{Call, Running};
 use crate::changes::Changes;
 use crate::survivors;
 
@@ -232,6 +232,23 @@ impl Instance {
         names
     }
 
+    /// Follows the events from now on, a line of JSON each.
+    ///
+    /// # Panics
+    /// When what there is cannot be read.
+    #[must_use]
+    pub fn follow_events(&self) -> Running {
+        let so_far = self.say("events --json").ok();
+        let last: Option<Event> = so_far
+            .lines()
+            .last()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let after = last.map_or(0, |event| event.seq).to_string();
+        self.say("events --follow --json --after")
+            .arg(after)
+            .start()
+    }
+
     /// What the engine says about itself.
     #[must_use]
     pub fn info(&self) -> Info {
@@ -317,7 +334,12 @@ impl Instance {
             self.remove_all("ls --all --quiet", &["rm", "--force"]);
             self.remove_all("checkpoint ls --quiet", &["checkpoint", "rm", "--cascade"]);
             self.assert_agreement();
+            let end = self.engine().map(survivors::watch);
             let _ = self.say("serve --stop").ok();
+            // It gives the directory up a moment before it is gone.
+            if let Some(end) = end.flatten() {
+                survivors::wait(&end);
+            }
         }
         let mut marks = vec![self.base.path().display().to_string()];
         marks.extend(self.machine_mark());

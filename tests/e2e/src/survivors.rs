@@ -1,6 +1,7 @@
 //! What an instance left on the host: processes and files.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,15 +32,24 @@ pub(crate) fn processes(marks: &[String]) -> Vec<(Pid, String)> {
     found
 }
 
+/// Becomes readable when the process ends; none where it has.
+pub(crate) fn watch(pid: Pid) -> Option<OwnedFd> {
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Waits for the end of a process.
+pub(crate) fn wait(process: &OwnedFd) {
+    let bound = Timespec::try_from(PATIENCE).unwrap();
+    let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&bound)).unwrap();
+    assert!(ended > 0, "a process does not end");
+}
+
 /// Kills a process and waits until it is gone.
 pub(crate) fn kill(pid: Pid) {
-    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return;
-    };
-    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    let bound = Timespec::try_from(PATIENCE).unwrap();
-    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&bound)).unwrap();
-    assert!(ended > 0, "process {pid:?} does not die");
+    if let Some(process) = watch(pid) {
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        wait(&process);
+    }
 }
 
 /// Every file and directory below the directories that hold objects, relative to `state`.

@@ -108,10 +108,11 @@ impl Client {
     }
 }
 
-/// Whether an error of `connect` means that nobody listens.
+/// Whether an error of `connect` means that nobody listens. What is wrong with a directory that is
+/// none is for the engine's start to say.
 fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
     )
 }

@@ -90,3 +90,21 @@ fn a_second_engine_is_told_who_has_the_directory() {
     );
     run(&state, &["serve", "--stop"]);
 }
+
+#[test]
+fn an_engine_keeps_nothing_of_its_starters() {
+    use std::io::Read;
+
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    // Inherited by every program, as a shell's `3>&1` is.
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let printed = run(&state, &["ls", "-q"]);
+    assert_eq!((printed.code, printed.err.as_str()), (0, ""));
+    drop(write);
+    // The end comes although the engine runs on.
+    let mut rest = Vec::new();
+    std::fs::File::from(read).read_to_end(&mut rest).unwrap();
+    assert!(state.join("run/cowslip.sock").exists());
+    run(&state, &["serve", "--stop"]);
+}

@@ -125,3 +125,19 @@ fn a_state_directory_that_cannot_be_used_is_one_line() {
         );
     }
 }
+
+#[test]
+fn a_source_that_cannot_be_read_is_named() {
+    use axum::body::Body;
+    use axum::routing::post;
+
+    // Takes the upload as an engine does, and answers when it has ended.
+    let take = async |body: Body| {
+        let _ = axum::body::to_bytes(body, usize::MAX).await;
+        ""
+    };
+    let fake = Fake::new(Router::new().route("/v1/templates", post(take)));
+    let printed = fake.run(&["template", "import", "x", "/proc/self/mem"]);
+    assert_eq!(printed.code, 125);
+    assert!(printed.err.starts_with("cowslip: read \"/proc/self/mem\": "), "{printed:?}");
+}

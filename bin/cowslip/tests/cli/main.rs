@@ -1,5 +1,8 @@
 //! The real command against an engine that says what the test wants, and against a real one.
 
+// Helpers of tests fail as tests do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod copies;
 mod engine;
 mod failures;

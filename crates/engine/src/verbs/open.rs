@@ -56,6 +56,9 @@ impl Engine {
             notes: parts.notes,
             _lock: parts.lock,
         });
+        if let Err(error) = engine.site.ledger.renew_mirrors() {
+            tracing::warn!(%error, "the mirror files may be behind the ledger");
+        }
         let recovered = engine.recover().await.unwrap_or_else(|error| Recovered {
             done: Vec::new(),
             left: vec![crate::error::chain(&error).join(": ")],

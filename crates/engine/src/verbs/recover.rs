@@ -150,8 +150,12 @@ impl Engine {
     async fn adopt_machine(self: &Arc<Self>, record: &SandboxRecord) -> Result<(), EngineError> {
         let id = record.id;
         let vmm = self.monitors.vmm().await?;
+        // Which of two layers it writes is for the machine to say; that it has a disk is for us.
+        let top = self.top_of(record)?;
+        let layers = self.site.ledger.read(|tx| tx.chain(top))?;
+        let disk = self.volumes.activate(&self.site, id, &layers).await?;
         let machine = vmm
-            .attach(&self.site, &self.machine_config(record, None))
+            .attach(&self.site, &self.machine_config(record, Some(disk)))
             .await?;
         if record.next_layer.is_some() {
             let layer = record

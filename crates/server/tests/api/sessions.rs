@@ -18,10 +18,11 @@ async fn open(served: &Served, path: &str) -> WebSocketStream<UnixStream> {
 async fn failure(socket: &mut WebSocketStream<UnixStream>) -> cowslip_model::api::ErrorBody {
     loop {
         match socket.next().await.unwrap().unwrap() {
-            Message::Text(text) => match serde_json::from_str(&text).unwrap() {
-                ServerMessage::Failed { error } => return error,
-                _ => {}
-            },
+            Message::Text(text) => {
+                if let ServerMessage::Failed { error } = serde_json::from_str(&text).unwrap() {
+                    return error;
+                }
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -5,4 +5,13 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod concurrency;
+mod crash;
+mod exec;
+mod files;
+mod input;
+mod lifecycle;
 mod scenario;
+mod terminal;
+mod unprivileged;
+mod witnesses;

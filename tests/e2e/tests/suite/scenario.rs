@@ -16,8 +16,8 @@ const IDENTITY: [&str; 4] = [
 ];
 
 /// Whether the counter goes on from where it was, told in the guest: no clock of ours is involved.
-const COUNTS_ON: &str = "a=$(cat /tmp/count); \
-    while b=$(cat /tmp/count); [ \"${b:-0}\" -le \"${a:-0}\" ]; do sleep 0.1; done; echo $a";
+const COUNTS_ON: &str = "while a=$(cat /tmp/count); [ -z \"$a\" ]; do sleep 0.1; done; \
+    while b=$(cat /tmp/count); [ \"${b:-0}\" -le \"$a\" ]; do sleep 0.1; done; echo $a";
 
 fn count(host: &Instance, sandbox: &str) -> u64 {
     host.sh(sandbox, COUNTS_ON).ok().trim().parse().unwrap()

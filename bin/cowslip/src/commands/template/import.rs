@@ -8,7 +8,8 @@ use bytes::Bytes;
 use clap::Args;
 use cowslip_model::Name;
 use cowslip_model::api::{DirectoryImportRequest, ErrorCode, ImportMessage, Template};
-use tokio::sync::mpsc;
+use indicatif::ProgressBar;
+use tokio::sync::{mpsc, oneshot};
 
 use super::COLLECTION;
 use crate::client::{Lines, Path, Upload};
@@ -59,7 +60,7 @@ impl Import {
             } else {
                 let file = File::open(&self.source).map_err(failed)?;
                 let size = kind.is_file().then_some(kind.len());
-                let what = self.source.display().to_string();
+                let what = format!("\"{}\"", self.source.display());
                 send(context, &self.name, file, &what, Progress::new(shown, size)).await?
             }
         };
@@ -88,34 +89,50 @@ async fn send(
     progress: Progress,
 ) -> Result<Imported, Failure> {
     let (pieces, queue) = mpsc::channel(4);
+    let (tell, mut told) = oneshot::channel();
     let bar = progress.reader();
-    let what = what.to_owned();
     std::thread::spawn(move || {
-        let mut source = source;
-        loop {
-            let mut buffer = vec![0; PIECE];
-            let piece = match source.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(length) => {
-                    buffer.truncate(length);
-                    bar.inc(length as u64);
-                    Ok(Bytes::from(buffer))
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(io::Error::new(
-                    error.kind(),
-                    format!("read {what}: {}", crate::exit::describe(&error)),
-                )),
-            };
-            let failed = piece.is_err();
-            if pieces.blocking_send(piece).is_err() || failed {
-                return;
-            }
+        if let Err(error) = read_all(source, &pieces, &bar) {
+            // The error comes first: whoever sees the upload break finds it there.
+            let _ = tell.send(error);
+            let _ = pieces.blocking_send(Err(io::ErrorKind::Other.into()));
         }
     });
     let route = Path::to(COLLECTION).query("name", name.as_str());
-    let lines = context.client.post_stream(route, Upload(queue)).await?;
-    follow(lines, &progress, false).await
+    let imported = async {
+        let lines = context.client.post_stream(route, Upload(queue)).await?;
+        follow(lines, &progress, false).await
+    };
+    let failure = match imported.await {
+        Ok(imported) => return Ok(imported),
+        Err(failure) => failure,
+    };
+    match told.try_recv() {
+        Ok(error) => Err(Failure::io(format!("read {what}"), &error)),
+        Err(_) => Err(failure),
+    }
+}
+
+/// Reads the source to its end, or to where nobody takes it any more.
+fn read_all(
+    mut source: impl Read,
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+    bar: &ProgressBar,
+) -> io::Result<()> {
+    loop {
+        let mut buffer = vec![0; PIECE];
+        let length = match source.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        buffer.truncate(length);
+        bar.inc(length as u64);
+        if pieces.blocking_send(Ok(buffer.into())).is_err() {
+            return Ok(());
+        }
+    }
 }
 
 async fn follow(

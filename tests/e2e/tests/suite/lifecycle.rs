@@ -1,0 +1,283 @@
+//! Pause, resume, stop, start, time to live, and ends of a guest's own making.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use cowslip_e2e::{Backend, Instance, Kernel, Setup};
+use cowslip_model::SandboxState;
+use cowslip_model::api::{Event, Sandbox};
+
+fn host(backend: Backend) -> Instance {
+    let setup = Setup {
+        backend,
+        ..Setup::default()
+    };
+    Instance::ready(setup, Kernel::Guest)
+}
+
+/// State that only lives in memory: a process, and what it counts.
+const COUNTER: &str = "n=0; while :; do n=$((n+1)); echo $n >/tmp/n; sleep 0.1; done";
+/// Waits until the counter goes on, and gives where it was.
+const COUNTS_ON: &str = "while a=$(cat /tmp/n); [ -z \"$a\" ]; do sleep 0.1; done; \
+    while b=$(cat /tmp/n); [ \"${b:-0}\" -le \"$a\" ]; do sleep 0.1; done; echo $a";
+
+fn paused_and_resumed(backend: Backend) {
+    // covers R31 R32 R38
+    let host = host(backend);
+    let _ = host.say("run -d --name one box -- sh -c").arg(COUNTER).ok();
+    let _ = host.sh("one", "echo unsynced >/root/f").ok();
+    let count = || host.sh("one", COUNTS_ON).ok().parse::<u64>().unwrap();
+    let mut counted = count();
+    for round in 0..2 {
+        let _ = host.say("pause one").ok();
+        assert_eq!(
+            host.sandbox("one").state,
+            SandboxState::Paused,
+            "round {round}"
+        );
+        assert!(
+            host.machines().is_empty(),
+            "a paused sandbox holds no memory"
+        );
+        host.say("exec one -- true")
+            .run()
+            .refused(&["\"one\"", "paused", "cowslip resume one"]);
+        if round == 1 {
+            // An engine that ends and one that comes up between do not matter.
+            let _ = host.say("serve --stop").ok();
+        }
+        let _ = host.say("resume one").ok();
+        let now = count();
+        assert!(now >= counted, "round {round}: the process lost its memory");
+        counted = now;
+        assert_eq!(host.sh("one", "cat /root/f").ok(), "unsynced");
+        // The same sandbox, not a sibling of it.
+        assert_eq!(host.sh("one", "hostname").ok(), "one");
+    }
+    assert_eq!(host.sh("one", "cat /root/f").ok(), "unsynced");
+
+    // A paused sandbox is stopped by giving its memory up, and starts from its disk.
+    let _ = host.sh("one", "echo kept >/root/g; sync").ok();
+    let _ = host.say("pause one").ok();
+    let _ = host.say("stop one").ok();
+    assert_eq!(host.sandbox("one").state, SandboxState::Stopped);
+    let _ = host.say("start one").ok();
+    assert_eq!(host.sh("one", "cat /root/g").ok(), "kept");
+    let _ = host.say("pause one").ok();
+    let _ = host.say("rm one").ok();
+    assert_eq!(host.sandboxes(), [""; 0]);
+}
+
+#[test]
+fn pause_and_resume_on_qcow2() {
+    paused_and_resumed(Backend::Qcow2);
+}
+
+#[test]
+fn pause_and_resume_on_copies() {
+    paused_and_resumed(Backend::Copy);
+}
+
+/// A resume that fails leaves the sandbox paused, to be resumed again.
+#[test]
+fn a_failed_resume_can_be_tried_again() {
+    // covers R32
+    let host = host(Backend::Qcow2);
+    let _ = host.say("run -d --name one box -- sh -c").arg(COUNTER).ok();
+    let _ = host.sh("one", COUNTS_ON).ok();
+    let _ = host.say("pause one").ok();
+    let _ = host.say("serve --stop").ok();
+    let files = host.files();
+    // A monitor that tells its version and then does not start.
+    let broken = host.scratch().join("qemu");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && exec qemu-system-x86_64 --version\nexit 1\n";
+    fs::write(&broken, script).unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    let engine = |words: &str| {
+        host.say(words)
+            .env("COWSLIP_QEMU", broken.to_str().unwrap())
+    };
+    for _ in 0..2 {
+        engine("resume one").run().refused(&[]);
+        assert_eq!(host.sandbox("one").state, SandboxState::Paused);
+    }
+    assert_eq!(host.files(), files, "a failed resume left something");
+    host.assert_agreement();
+    let _ = host.say("serve --stop").ok();
+    let _ = host.say("resume one").ok();
+    let _ = host.sh("one", COUNTS_ON).ok();
+}
+
+#[test]
+fn stop_is_graceful_and_start_finds_the_disk() {
+    // covers R36 R44
+    let host = host(Backend::Qcow2);
+    let _ = host.say("run -d --name one box").ok();
+    let _ = host.sh("one", "echo unsynced >/root/f").ok();
+    let _ = host.say("stop one").ok();
+    assert!(host.machines().is_empty());
+    host.say("exec one -- true")
+        .run()
+        .refused(&["\"one\"", "stopped", "cowslip start one"]);
+    host.say("pause one")
+        .run()
+        .refused(&["cannot pause sandbox \"one\": it is stopped"]);
+    let _ = host.say("start one").ok();
+    assert_eq!(host.sh("one", "cat /root/f").ok(), "unsynced");
+    host.say("rm one")
+        .run()
+        .refused(&["\"one\"", "running", "rm --force one"]);
+
+    // A guest that powers itself off is stopped; one that resets itself, or panics, has failed.
+    let follow = host.follow_events();
+    let _ = host.say("exec one -- poweroff -f").run().exits(125);
+    follow.wait_for("\"sandbox.stopped\",\"id\"");
+    let _ = host.say("start one").ok();
+    let _ = host.say("exec one -- reboot -f").run().exits(125);
+    follow.wait_for("\"sandbox.failed\"");
+    let failed = host.sandbox("one");
+    assert_eq!(failed.state, SandboxState::Failed);
+    let reason = failed.reason.unwrap_or_default();
+    assert!(reason.contains("reset itself"), "{reason}");
+    host.say("exec one -- true")
+        .run()
+        .refused(&["\"one\"", "failed", "cowslip start one"]);
+    let _ = host.say("start one").ok();
+    assert_eq!(host.sh("one", "cat /root/f").ok(), "unsynced");
+    drop(follow);
+}
+
+#[test]
+fn a_time_to_live_ends_a_sandbox_and_only_that_one() {
+    // covers R35
+    let host = host(Backend::Qcow2);
+    let before = host.files();
+    let follow = host.follow_events();
+    let made: Sandbox = host.say("run -d --ttl 3s --name brief box").json();
+    assert!(made.expires_at.is_some());
+    follow.wait_for(&format!("\"sandbox.removed\",\"id\":\"{}\"", made.id));
+    host.assert_only(&before);
+    // A later one of the same name is not that one.
+    let _ = host.say("create --ttl 3s --name brief box").ok();
+    let _ = host.say("rm brief").ok();
+    let later: Sandbox = host.say("create --name brief box").json();
+    let other: Sandbox = host.say("create --ttl 3s --name other box").json();
+    follow.wait_for(&format!("\"sandbox.removed\",\"id\":\"{}\"", other.id));
+    assert_eq!(host.sandbox("brief").id, later.id);
+    drop(follow);
+}
+
+#[test]
+fn run_ends_with_its_client_or_its_command() {
+    // covers R34
+    let host = host(Backend::Qcow2);
+    let before = host.files();
+    // The client goes while the command runs.
+    let run = host
+        .say("run --rm box -- sh -c")
+        .arg("echo up; exec sleep 1000")
+        .start();
+    run.wait_for("up");
+    let follow = host.follow_events();
+    drop(run);
+    follow.wait_for("\"sandbox.removed\"");
+    drop(follow);
+    host.assert_only(&before);
+
+    // Without --rm the sandbox stays, stopped, with its log and its exit code.
+    let _ = host
+        .say("run --name kept box -- sh -c")
+        .arg("echo said; echo bad >&2; exit 3")
+        .run()
+        .exits(3);
+    let kept = host.sandbox("kept");
+    assert_eq!(
+        (kept.state, kept.exit_code),
+        (SandboxState::Stopped, Some(3))
+    );
+    assert_eq!(host.say("logs kept").ok(), "said\nbad");
+    let _ = host.say("rm kept").ok();
+
+    // A removal while it boots ends the boot.
+    let follow = host.follow_events();
+    let run = host.say("run --name booting box -- true").start();
+    follow.wait_for("\"name\":\"booting\"");
+    let _ = host.say("rm --force booting").ok();
+    let done = run.wait();
+    assert_eq!(done.code, 125, "{done}");
+    drop(follow);
+    host.assert_only(&before);
+}
+
+/// A guest's console and its main command's output are bounded on the host's disk.
+#[test]
+fn logs_are_followed_and_bounded() {
+    let setup = Setup {
+        machine: "console_bound = 262144\nlog_bound = 262144".to_owned(),
+        ..Setup::default()
+    };
+    let host = Instance::ready(setup, Kernel::Guest);
+    let _ = host
+        .say("run -d --name loud box -- sh -c")
+        .arg("echo first; while [ ! -e /go ]; do sleep 0.1; done; yes loud | head -c 2000000; echo last; sleep 1000")
+        .ok();
+    let follow = host.say("logs --follow loud").start();
+    follow.wait_for("first");
+    let _ = host
+        .sh(
+            "loud",
+            "yes console | head -c 2000000 >/dev/console; touch /go",
+        )
+        .ok();
+    follow.wait_for("last");
+    drop(follow);
+    let sandbox = host.sandbox("loud");
+    let directory = host.state().join("sandboxes").join(sandbox.id.to_string());
+    for log in ["main.log", "console.log"] {
+        let length = fs::metadata(directory.join(log)).unwrap().len();
+        assert!(
+            (1..=2 * 256 * 1024).contains(&length),
+            "{log} has {length} bytes"
+        );
+    }
+    assert!(host.say("logs loud").ok().ends_with("last"));
+    let console = host.say("logs --console loud").ok();
+    assert!(console.contains("console"), "{console:?}");
+    let events: Vec<String> = host
+        .say("events --json")
+        .ok()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let events: Vec<Event> = events
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(events.iter().any(|event| event.kind == "sandbox.started"));
+    assert!(events.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+}
+
+/// A root file system with nothing but one static program is a sandbox all the same.
+#[test]
+fn one_static_program_is_enough() {
+    let host = Instance::new();
+    host.import_kernel(Kernel::Guest);
+    host.import("app", cowslip_e2e::one_program_tar());
+    let run = [
+        "run",
+        "--rm",
+        "app",
+        "--",
+        "/busybox",
+        "sh",
+        "-c",
+        "echo from nothing; exit 4",
+    ];
+    let done = host.call(run).run().exits(4);
+    assert_eq!(done.text(), "from nothing");
+    let _ = host.say("run -d --name one app").ok();
+    let _ = host.say("checkpoint create one --name point").ok();
+    let _ = host.say("fork point --name two").ok();
+    let call = ["exec", "two", "--", "/busybox", "hostname"];
+    assert_eq!(host.call(call).ok(), "two");
+}
