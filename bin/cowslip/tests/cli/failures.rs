@@ -139,5 +139,10 @@ fn a_source_that_cannot_be_read_is_named() {
     let fake = Fake::new(Router::new().route("/v1/templates", post(take)));
     let printed = fake.run(&["template", "import", "x", "/proc/self/mem"]);
     assert_eq!(printed.code, 125);
-    assert!(printed.err.starts_with("cowslip: read \"/proc/self/mem\": "), "{printed:?}");
+    assert!(
+        printed
+            .err
+            .starts_with("cowslip: read \"/proc/self/mem\": "),
+        "{printed:?}"
+    );
 }
