@@ -133,9 +133,18 @@ fn not_opened(error: OpenError) -> Failure {
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
         failure = failure.because(error);
+        if error.downcast_ref::<std::io::Error>().is_some_and(is_full) {
+            failure.error.code = ErrorCode::NoSpace;
+            failure = failure.hint("free some space, or choose another with --state-dir");
+        }
         cause = error.source();
     }
     failure
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// Whether a failure means that another engine has the state directory.

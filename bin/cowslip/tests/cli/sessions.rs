@@ -208,29 +208,46 @@ fn input_is_sent_to_its_end_only_when_asked_for() {
 }
 
 #[test]
-fn a_signal_passes_input_that_nobody_reads() {
-    let fake = scripted(|mut script| async move {
-        script.request::<serde_json::Value>().await;
-        script.started().await;
-        script.write(1, b"ready\n").await;
-        let (input, message) = script.heard().await;
-        assert_eq!(message, Some(ClientMessage::Signal { signal: 2 }));
-        script.write(1, input.to_string().as_bytes()).await;
-        script.exit(130).await;
+fn input_that_nobody_takes_is_bounded_and_a_signal_passes_it() {
+    const WINDOW: usize = 256 << 10;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let fake = scripted(move |mut script| {
+        let tell = tell.clone();
+        async move {
+            script.request::<serde_json::Value>().await;
+            script.started().await;
+            let mut input = 0;
+            // Everything that comes is read, and nothing is said to be taken.
+            let message = loop {
+                match script.0.recv().await.unwrap().unwrap() {
+                    Message::Binary(bytes) => {
+                        input += bytes.len() - 1;
+                        if input >= WINDOW {
+                            tell.send(()).unwrap();
+                        }
+                    }
+                    Message::Text(text) => break serde_json::from_str(&text).unwrap(),
+                    _ => {}
+                }
+            };
+            assert_eq!(message, ClientMessage::Signal { signal: 2 });
+            script.write(1, input.to_string().as_bytes()).await;
+            script.exit(130).await;
+        }
     });
     let mut child = fake.spawn(&["exec", "-i", "web", "sleep"]);
     let mut stdin = child.stdin.take().unwrap();
     let writer =
-        std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &vec![0; 8 << 20]));
-    let mut out = first_line(&mut child);
+        std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &vec![0; 64 << 20]));
+    told.blocking_recv().unwrap();
     signal(&child, Signal::INT);
-    let mut rest = String::new();
-    out.read_to_string(&mut rest).unwrap();
+    let printed: Printed = child.wait_with_output().unwrap().into();
+    assert_eq!(printed.code, 130);
+    let input: usize = printed.out.parse().unwrap();
     assert!(
-        rest.parse::<usize>().unwrap() <= 320 << 10,
-        "{rest} bytes of input were on the way"
+        input < WINDOW + (64 << 10),
+        "{input} bytes of input were on the way"
     );
-    assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(writer.join().unwrap().is_err(), "it was all read");
 }
 
