@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::Duration;
 
@@ -218,7 +218,7 @@ fn input_that_nobody_takes_is_bounded_and_a_signal_passes_it() {
             script.started().await;
             let mut input = 0;
             // Everything that comes is read, and nothing is said to be taken.
-            let message = loop {
+            let message: ClientMessage = loop {
                 match script.0.recv().await.unwrap().unwrap() {
                     Message::Binary(bytes) => {
                         input += bytes.len() - 1;
