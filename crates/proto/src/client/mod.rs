@@ -7,6 +7,7 @@
 mod error;
 mod exec;
 mod files;
+mod stdin;
 mod transport;
 
 use std::time::Duration;
@@ -17,10 +18,11 @@ use tonic::{Request, Status};
 
 pub use error::{CallError, ConnectError, ExecError};
 pub use exec::{
-    ExecEvent, ExecEvents, ExecSession, ExecStart, ExitStatus, ProcessControl, PtySize, StdinSink,
+    ExecEvent, ExecEvents, ExecSession, ExecStart, ExitStatus, ProcessControl, PtySize,
     new_process_id,
 };
 pub use files::{Chunks, Watch, WriteOptions};
+pub use stdin::StdinSink;
 
 use crate::limits::{MAX_MESSAGE_BYTES, PROTOCOL};
 use crate::{link, pb};
