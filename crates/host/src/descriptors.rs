@@ -35,7 +35,9 @@ pub fn keep_from_children() -> io::Result<()> {
 fn one_by_one() -> io::Result<()> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
-        let number = name.to_str().and_then(|text| text.parse::<libc::c_int>().ok());
+        let number = name
+            .to_str()
+            .and_then(|text| text.parse::<libc::c_int>().ok());
         let Some(fd) = number.filter(|&fd| fd > libc::STDERR_FILENO) else {
             continue;
         };
@@ -54,7 +56,9 @@ mod tests {
     use super::*;
 
     fn is_kept(fd: &std::fs::File) -> bool {
-        rustix::io::fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC)
+        rustix::io::fcntl_getfd(fd)
+            .unwrap()
+            .contains(FdFlags::CLOEXEC)
     }
 
     #[test]

@@ -13,7 +13,10 @@
 //! so that the machine itself tells which file it writes, also to an engine that did not start it.
 //!
 //! Guest flushes end in the page cache (`no-flush`): a running disk need not survive a power cut, and
-//! the engine syncs what it publishes. The ledger owns exclusivity, hence no file locks.
+//! the engine syncs what it publishes. The ledger owns exclusivity, hence no file locks. Nor does a
+//! save or restore drop the files from the page cache (`drop-cache`): QEMU does that for a disk that
+//! another host has written, and here it would sync the layer while the guest stands still, and take
+//! the template from the cache of every other machine.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -86,6 +89,7 @@ fn file_node(node: &str, set: i64, read_only: bool) -> Value {
         "locking": "off",
         "aio": "threads",
         "cache": { "direct": false, "no-flush": true },
+        "drop-cache": false,
     });
     if let Some(object) = value.as_object_mut() {
         if read_only {
