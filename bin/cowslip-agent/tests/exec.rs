@@ -269,8 +269,7 @@ async fn all_output_comes_before_the_exit() {
 async fn a_terminal_has_a_size_a_line_discipline_and_an_end() {
     let agent = Agent::start(false);
     let client = agent.connect().await;
-    let mut start =
-        sh("trap 'stty size' WINCH; tty; stty size; echo ready; read a; echo got $a; cat");
+    let mut start = sh("tty; stty size; echo ready; read a; stty size; echo got $a; sleep 1000");
     start.pty = Some(PtySize { rows: 33, cols: 99 });
     let mut session = client.exec(start).await.unwrap();
     let seen = read_until(&mut session.events, "ready\r\n").await;

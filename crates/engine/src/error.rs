@@ -93,6 +93,12 @@ pub enum EngineError {
         /// Why it failed, where it did.
         reason: Option<String>,
     },
+    /// It was removed while it booted.
+    #[error("sandbox \"{name}\" was removed while it booted")]
+    CalledOff {
+        /// The sandbox.
+        name: Name,
+    },
     /// Others depend on it.
     #[error("{kind} \"{name}\" is in use by {}", users.join(", "))]
     InUse {
@@ -192,7 +198,7 @@ impl EngineError {
             Self::ImportKernel { .. } => ErrorCode::Invalid,
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Exists { .. } => ErrorCode::Exists,
-            Self::State { .. } | Self::InUse { .. } => ErrorCode::Conflict,
+            Self::State { .. } | Self::CalledOff { .. } | Self::InUse { .. } => ErrorCode::Conflict,
             Self::CommandNotFound(_) => ErrorCode::CommandNotFound,
             Self::CommandNotExecutable(_) => ErrorCode::CommandNotExecutable,
             Self::NoSpace(_) => ErrorCode::NoSpace,

@@ -10,6 +10,7 @@
 //! - Nothing is acquired but through the ledger; nothing is released but by [`unwind`].
 //! - Recovery ([`verbs::recover`]) carries out `cowslip_ledger::plan` with the same functions.
 
+mod boots;
 pub mod config;
 pub mod error;
 pub mod guest;
@@ -40,6 +41,7 @@ pub use error::{EngineError, OpenError};
 pub use parts::Parts;
 pub use session::{ClientEnd, ControlFrame, Incoming, ServerFrame, Session};
 
+use crate::boots::Boots;
 use crate::guest::Guests;
 use crate::live::LiveTable;
 use crate::parts::Monitors;
@@ -55,6 +57,7 @@ pub struct Engine {
     monitors: Arc<dyn Monitors>,
     guests: Arc<dyn Guests>,
     live: LiveTable,
+    boots: Boots,
     locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,

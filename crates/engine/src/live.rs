@@ -32,6 +32,14 @@ impl Live {
         guest.clone().filter(|guest| !guest.is_closed())
     }
 
+    /// Gives the connection to the guest up; it ends when nobody else uses it.
+    pub(crate) fn forget_guest(&self) {
+        self.guest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
     pub(crate) fn set_guest(&self, guest: Arc<dyn Guest>) {
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(guest);
     }

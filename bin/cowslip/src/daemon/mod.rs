@@ -74,6 +74,7 @@ fn run_engine(serve: &Serve, reporter: Option<&Reporter>) -> Result<(), Failure>
     let mut config = config::load(serve.config.as_deref())?;
     config.paths.state = serve.layout.state().to_owned();
     config.paths.run = serve.layout.run().to_owned();
+    config.paths.cache = serve.layout.state().to_owned();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

@@ -10,6 +10,7 @@ use cowslip_ledger::{LedgerError, MonitorInfo, Owner, SandboxRecord};
 use cowslip_model::{DiskChain, LayerId, SandboxId};
 use cowslip_proto::AgentClient;
 use cowslip_vmm::{Credentials, Machine, MachineConfig};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
 use crate::guest::{BootTimes, Guest, Restored, Setup};
@@ -72,7 +73,10 @@ impl Engine {
         top: LayerId,
         from: Origin<'_>,
     ) -> Result<Started, EngineError> {
-        match self.try_start_machine(record, top, from).await {
+        let boot = self.boots.begin(record.id);
+        let outcome = self.try_start_machine(record, top, from, &boot).await;
+        self.boots.end(record.id);
+        match outcome {
             Ok(started) => Ok(started),
             Err(error) => Err(error.and_rollback(self.end_machine(record.id).await)),
         }
@@ -83,6 +87,7 @@ impl Engine {
         record: &SandboxRecord,
         top: LayerId,
         from: Origin<'_>,
+        boot: &CancellationToken,
     ) -> Result<Started, EngineError> {
         let begun = std::time::Instant::now();
         let kernel = self.site.layout.kernel(record.spec.kernel);
@@ -109,7 +114,14 @@ impl Engine {
             }
         };
         let monitor_up = begun.elapsed();
-        let guest = self.connect_guest(record, &machine, &from).await?;
+        // Nothing is being acquired while the guest is waited for: here a boot can be called off.
+        let guest = tokio::select! {
+            biased;
+            () = boot.cancelled() => return Err(EngineError::CalledOff {
+                name: record.name.clone(),
+            }),
+            guest = self.connect_guest(record, &machine, &from) => guest?,
+        };
         let times = StartTimes {
             monitor: monitor_up,
             guest: begun.elapsed() - monitor_up,

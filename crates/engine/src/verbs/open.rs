@@ -47,6 +47,7 @@ impl Engine {
             monitors: parts.monitors,
             guests: parts.guests,
             live: crate::live::LiveTable::default(),
+            boots: crate::boots::Boots::default(),
             locks: Mutex::new(HashMap::new()),
             collecting: tokio::sync::Mutex::new(()),
             events,

@@ -22,9 +22,10 @@ impl Engine {
             let id = record.id;
             // Waiting for a start that may take minutes would keep `rm --force` from ending it.
             if force && record.transition == Some(Transition::Starting) {
-                engine.end_machine(id).await?;
+                engine.boots.call_off(id);
             }
             let _busy = engine.lock(id).await;
+            engine.boots.forget(id);
             let found = engine.site.ledger.read(|tx| tx.sandbox(id))?;
             // Another verb removed it meanwhile, as a `run` does whose boot this ended.
             let Some(record) = found else {

@@ -85,6 +85,10 @@ impl Engine {
         let polite = async {
             let guest = self.guest(record, &live).await?;
             guest.shutdown(grace).await?;
+            // The agent cuts the power once its answer has arrived, and knows that by the end of the
+            // connection; else it waits half a second.
+            drop(guest);
+            live.forget_guest();
             drop(live.machine.ended().await);
             Ok::<_, EngineError>(())
         };

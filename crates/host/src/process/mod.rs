@@ -140,11 +140,17 @@ pub(crate) fn acquire(
     let start_time = stat(pid)
         .map_err(HostError::process("look at the new", pid))?
         .map_or(0, |found| found.start_time);
-    Ok(slot.acquired(ProcessIdentity {
+    let recorded = slot.acquired(ProcessIdentity {
         pid,
         start_time,
         boot_id: boot_id(),
-    })?)
+    });
+    if recorded.is_err() {
+        // Without a row nobody would find it but as a stray. Its end is tried; the failure to
+        // record it is what counts, and a row that is still there finds it by its mark.
+        let _ = end(pid, start_time);
+    }
+    Ok(recorded?)
 }
 
 /// What the child does before exec: a session of its own, no way to gain privileges, no core files,

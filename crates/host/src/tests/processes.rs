@@ -198,6 +198,19 @@ fn a_process_whose_making_was_not_recorded_is_found_by_its_mark() {
 }
 
 #[test]
+fn a_process_that_cannot_be_recorded_does_not_stay() {
+    let bench = Bench::new();
+    let waiter = Waiter::new(&bench);
+    let slot = bench.reserve::<Process>(waiter.spec.clone());
+    // Somebody unwound its owner meanwhile.
+    let row = bench.row_of(slot.id());
+    bench.ledger.forget(&row).unwrap();
+    let failed = bench.host.spawn(slot, waiter.launch());
+    assert!(matches!(failed, Err(HostError::Ledger(_))));
+    assert_eq!(bench.probe(&row), Presence::Absent);
+}
+
+#[test]
 fn a_pid_that_was_used_again_is_not_ours() {
     // covers R45
     let bench = Bench::new();
