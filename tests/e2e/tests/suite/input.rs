@@ -315,7 +315,8 @@ fn interrupted_by_the_user() {
         tar = tar.file(&format!("file-{index}"), 0o644, &[1; 4096]);
     }
     let tar = tar.bytes();
-    for at in [1, 3, 6] {
+    // Writes of one file that come together are one change: these three are there in any case.
+    for at in [1, 2, 3] {
         let changes = host.changes();
         // An archive that does not end: the import is under way when it is interrupted.
         let mut import = host.say("template import slow -").open_stdin().start();
