@@ -193,8 +193,12 @@ impl Guests for AgentGuests {
                 match connected {
                     // The agent may just then notice that an earlier connection has ended.
                     Err(
-                        ConnectError::Http(_) | ConnectError::Hello(CallError::LinkLost { .. }),
+                        error @ (ConnectError::Http(_)
+                        | ConnectError::Hello(
+                            CallError::LinkLost { .. } | CallError::Timeout { .. },
+                        )),
                     ) if attempt < CONNECT_ATTEMPTS => {
+                        tracing::info!(%sandbox, attempt, %error, "connect to the agent again");
                         attempt += 1;
                     }
                     other => {

@@ -377,6 +377,12 @@ impl Instance {
             let last = &lines[lines.len().saturating_sub(40)..];
             eprintln!("--- the engine's last words:\n{}", last.join("\n"));
         }
+        let sandboxes = fs::read_dir(self.state.join("sandboxes"));
+        for sandbox in sandboxes.into_iter().flatten().flatten() {
+            let console = fs::read(sandbox.path().join("console.log")).unwrap_or_default();
+            let last = String::from_utf8_lossy(&console[console.len().saturating_sub(2000)..]);
+            eprintln!("--- the console of {:?}:\n{last}", sandbox.file_name());
+        }
         let mut marks = vec![self.base.path().display().to_string()];
         marks.extend(self.machine_mark());
         for (pid, _) in survivors::processes(&marks) {

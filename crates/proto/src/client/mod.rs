@@ -31,6 +31,9 @@ use transport::Http2;
 
 /// How long a unary call may take unless [`AgentClient::with_timeout`] says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the hello of an agent that has answered the handshake may take: what has come so far is
+/// the agent itself, so a longer silence is a session gone wrong, and another one is worth a try.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to the agent of one guest. Clones share it; it ends with the last of them.
 #[derive(Clone, Debug)]
@@ -115,7 +118,8 @@ impl AgentClient {
             closed,
             timeout: CALL_TIMEOUT,
         };
-        let hello = client.hello().await.map_err(ConnectError::Hello)?;
+        let first = client.with_timeout(HELLO_TIMEOUT);
+        let hello = first.hello().await.map_err(ConnectError::Hello)?;
         if hello.protocol != PROTOCOL {
             return Err(ConnectError::Protocol {
                 guest: hello.protocol,
