@@ -12,6 +12,7 @@
 //! [`Owner::Layer`]: cowslip_ledger::Owner::Layer
 
 mod copy;
+pub mod exceptions;
 mod layer;
 pub mod qcow2;
 #[cfg(test)]
