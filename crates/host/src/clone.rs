@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 /// Makes `to` (empty) hold the first `length` bytes of `from`: by reflink where both are on one file
@@ -12,8 +12,20 @@ use rustix::io::Errno;
 /// # Errors
 /// The failing system call's.
 pub fn clone_contents(from: &File, to: &File, length: u64) -> io::Result<()> {
+    if reflink(from, to)? {
+        return Ok(());
+    }
+    to.set_len(length)?;
+    copy_data(from, to, 0, length)
+}
+
+/// Makes `to` (empty) share all extents of `from`; false where the file system cannot.
+///
+/// # Errors
+/// The failing system call's.
+pub fn reflink(from: &File, to: &File) -> io::Result<bool> {
     match ioctl_ficlone(to, from) {
-        Ok(()) => return Ok(()),
+        Ok(()) => Ok(true),
         // Not this file system, not across these two, or not this kind of file.
         Err(
             Errno::OPNOTSUPP
@@ -22,20 +34,65 @@ pub fn clone_contents(from: &File, to: &File, length: u64) -> io::Result<()> {
             | Errno::NOTTY
             | Errno::NOSYS
             | Errno::PERM,
-        ) => {}
+        ) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Copies what holds data between the offsets `start` and `end` of `from` to the same place in `to`;
+/// where `from` has holes, `to` stays as it is.
+///
+/// # Errors
+/// The failing system call's.
+pub fn copy_data(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
+    let mut at = start;
+    while at < end {
+        let Some(data) = next_data(from, at)?.filter(|&data| data < end) else {
+            break;
+        };
+        let hole = seek(from, SeekFrom::Hole(data))?.min(end);
+        copy_extent(from, to, data, hole)?;
+        at = hole;
+    }
+    Ok(())
+}
+
+/// The next byte at or after `at` that may be data; none when only holes follow.
+///
+/// # Errors
+/// The failing system call's.
+pub fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes `length` bytes of `file` from `at` on zeros, as a hole where the file system can.
+///
+/// # Errors
+/// The failing system call's.
+pub fn punch_hole(file: &File, at: u64, length: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    const ZEROS: [u8; 4096] = [0; 4096];
+    match fallocate(
+        file,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        at,
+        length,
+    ) {
+        Ok(()) => return Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(error) => return Err(error.into()),
     }
-    to.set_len(length)?;
-    let mut at = 0;
-    while at < length {
-        let start = match seek(from, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = seek(from, SeekFrom::Hole(start))?.min(length);
-        copy_extent(from, to, start, end)?;
-        at = end;
+    let mut done = 0;
+    while done < length {
+        let want = usize::try_from(length - done)
+            .unwrap_or(ZEROS.len())
+            .min(ZEROS.len());
+        file.write_all_at(&ZEROS[..want], at + done)?;
+        done += want as u64;
     }
     Ok(())
 }
@@ -76,6 +133,34 @@ fn copy_by_buffer(from: &File, to: &File, mut at: u64, end: u64) -> io::Result<(
 mod tests {
     use super::*;
     use std::os::unix::fs::{FileExt, MetadataExt};
+
+    #[test]
+    fn a_part_is_copied_and_holes_are_punched() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = |name| {
+            File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(dir.path().join(name))
+                .unwrap()
+        };
+        let (from, to) = (new("from"), new("to"));
+        from.set_len(1 << 20).unwrap();
+        from.write_all_at(&[7; 65536], 65536).unwrap();
+        to.write_all_at(&[1; 1 << 20], 0).unwrap();
+        copy_data(&from, &to, 0, 65536).unwrap();
+        copy_data(&from, &to, 100_000, 1 << 20).unwrap();
+        let before = to.metadata().unwrap().blocks();
+        punch_hole(&to, 8192, 40960).unwrap();
+        punch_hole(&to, 51_200, 100).unwrap();
+        assert!(to.metadata().unwrap().blocks() < before, "no hole");
+        let mut expected = vec![1; 1 << 20];
+        expected[100_000..131_072].fill(7);
+        expected[8192..49152].fill(0);
+        expected[51_200..51_300].fill(0);
+        assert!(std::fs::read(dir.path().join("to")).unwrap() == expected);
+    }
 
     #[test]
     fn holes_stay_holes_and_bytes_are_the_same() {

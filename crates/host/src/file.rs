@@ -50,8 +50,11 @@ impl Inode {
     }
 }
 
+/// Fills a new file.
+pub type Filler<'a> = dyn Fn(&StdFile) -> std::io::Result<()> + 'a;
+
 /// What a new file holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub enum Content<'a> {
     /// These bytes; blocks of zeros are left as holes.
     Bytes(&'a [u8]),
@@ -62,6 +65,15 @@ pub enum Content<'a> {
         source: &'a Path,
         /// Length of the new file, in bytes.
         size: u64,
+    },
+    /// What other files add up to, each over the ones before it.
+    Merged {
+        /// Those files, the lowest first.
+        sources: &'a [PathBuf],
+        /// Length of the new file, in bytes.
+        size: u64,
+        /// Writes it.
+        fill: &'a Filler<'a>,
     },
 }
 
@@ -107,6 +119,10 @@ fn fill(file: &mut StdFile, path: &Path, content: Content<'_>) -> Result<(), Hos
             clone_contents(&from, file, length).map_err(HostError::path("copy to", path))?;
             file.set_len(size.max(length))
                 .map_err(HostError::path("extend", path))
+        }
+        Content::Merged { size, fill, .. } => {
+            fill(file).map_err(HostError::path("write", path))?;
+            file.set_len(size).map_err(HostError::path("extend", path))
         }
     }
 }

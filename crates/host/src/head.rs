@@ -1,6 +1,6 @@
-//! The beginning of a file, read without trusting what stands at the path.
+//! Files and their beginnings, opened without trusting what stands at the path.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -17,11 +17,31 @@ pub struct Head {
 }
 
 /// The first `limit` bytes (or all, where there are fewer) of the plain file at `path`; none where
-/// there is nothing. Follows no link and opens nothing that could block.
+/// there is nothing.
+///
+/// # Errors
+/// As for [`open`].
+pub fn head(path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
+    let length = file
+        .metadata()
+        .map_err(HostError::path("look at", path))?
+        .len();
+    let mut bytes = Vec::with_capacity(limit);
+    file.take(limit as u64)
+        .read_to_end(&mut bytes)
+        .map_err(HostError::path("read", path))?;
+    Ok(Some(Head { bytes, length }))
+}
+
+/// Opens the plain file at `path` to be read; none where there is nothing. Follows no link and opens
+/// nothing that could block.
 ///
 /// # Errors
 /// [`HostError::Foreign`] when it is no plain file; the failing system call's otherwise.
-pub fn head(path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
+pub fn open(path: &Path) -> Result<Option<File>, HostError> {
     let foreign = || HostError::Foreign {
         path: path.to_owned(),
         why: "it is not a plain file".to_owned(),
@@ -45,12 +65,5 @@ pub fn head(path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
     if !found.is_file() {
         return Err(foreign());
     }
-    let mut bytes = Vec::with_capacity(limit);
-    file.take(limit as u64)
-        .read_to_end(&mut bytes)
-        .map_err(HostError::path("read", path))?;
-    Ok(Some(Head {
-        bytes,
-        length: found.len(),
-    }))
+    Ok(Some(file))
 }

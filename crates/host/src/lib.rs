@@ -132,6 +132,13 @@ pub trait Host: Send + Sync + 'static {
     /// be read.
     fn head(&self, path: &Path, limit: usize) -> Result<Option<Head>, HostError>;
 
+    /// Opens a plain file to be read; none where there is nothing.
+    ///
+    /// # Errors
+    /// [`HostError::Foreign`] when something else than a plain file stands there, or when it cannot
+    /// be opened.
+    fn open(&self, path: &Path) -> Result<Option<std::fs::File>, HostError>;
+
     /// Bytes that a file or a tree occupies on the disk; zero where there is none.
     ///
     /// # Errors

@@ -233,6 +233,10 @@ impl Host for LinuxHost {
         head::head(path, limit)
     }
 
+    fn open(&self, path: &Path) -> Result<Option<std::fs::File>, HostError> {
+        head::open(path)
+    }
+
     fn usage(&self, path: &Path) -> Result<u64, HostError> {
         usage::usage(path)
     }

@@ -1,6 +1,7 @@
 //! The simulated host: the same refusals as Linux, in memory.
 
 use std::collections::HashSet;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -228,6 +229,9 @@ impl Host for SimHost {
             Content::CloneOf { source, size } => inner
                 .clone_file(source, &path, size)
                 .map_err(HostError::path("copy to", &path)),
+            Content::Merged { sources, size, .. } => inner
+                .merge_files(sources, &path, size)
+                .map_err(HostError::path("write", &path)),
         })?;
         Ok(slot.acquired(inode)?)
     }
@@ -399,6 +403,20 @@ impl Host for SimHost {
                 length: file.length,
             }))
         })
+    }
+
+    /// A real file with the head that the simulated one has: its content is in the world.
+    fn open(&self, path: &Path) -> Result<Option<std::fs::File>, HostError> {
+        let Some(head) = self.head(path, usize::MAX)? else {
+            return Ok(None);
+        };
+        let make = || {
+            let file = tempfile::tempfile()?;
+            file.write_all_at(&head.bytes, 0)?;
+            file.set_len(head.length)?;
+            Ok::<_, std::io::Error>(file)
+        };
+        make().map(Some).map_err(HostError::path("open", path))
     }
 
     fn usage(&self, path: &Path) -> Result<u64, HostError> {

@@ -7,15 +7,19 @@
 //!                                                                 B.raw ──clone──► C.raw (a fork's top)
 //! ```
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use cowslip_host::{Content, Site};
-use cowslip_ledger::LayerRecord;
+use cowslip_ledger::{LayerRecord, Owner};
 use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
 
+use crate::changes::Changes;
 use crate::layer::{
-    blocking, check_template, check_whole, make_layer_file, not_smaller, sync_layer,
+    Flat, blocking, check_template, check_whole, make_layer_file, not_smaller, open_layer,
+    open_template, sources, sync_layer,
 };
-use crate::{Backend, FreezeStyle, LiveDisk, StoreError, Volumes};
+use crate::{Backend, FlattenStats, FreezeStyle, LiveDisk, StoreError, Volumes, compare, flatten};
 
 /// The backend.
 #[derive(Debug, Clone, Copy)]
@@ -133,5 +137,49 @@ impl Volumes for Copy {
 
     fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError> {
         Ok(site.host.usage(&self.path(site, layer))?)
+    }
+
+    /// A copy does not tell what was written to it: it is compared with the template, and what differs
+    /// is what was changed by it and by all that it was copied from.
+    async fn changes(&self, site: &Site, layer: &LayerRecord) -> Result<Changes, StoreError> {
+        let (site, layer) = (site.clone(), layer.clone());
+        blocking("compare a layer with its template", move || {
+            let template = check_template(&site, layer.template)?;
+            check_whole(&site, &layer)?;
+            let below = open_template(&site, &template)?;
+            let whole = open_layer(&site, &layer)?;
+            compare::differences(&below, &whole).map_err(|error| StoreError::Layer {
+                layer: layer.id,
+                path: site.layout.layer(layer.id, layer.format),
+                why: format!("cannot be compared with its template: {error}"),
+            })
+        })
+        .await
+    }
+
+    /// The last layer is the disk already.
+    async fn flatten(
+        &self,
+        site: &Site,
+        layers: &[LayerRecord],
+        owner: Owner,
+        out: &Path,
+    ) -> Result<FlattenStats, StoreError> {
+        let (site, top, out) = (site.clone(), layers.last().cloned(), out.to_owned());
+        blocking("flatten a volume", move || {
+            let top = top.ok_or(StoreError::Nothing { owner })?;
+            check_whole(&site, &top)?;
+            let whole = open_layer(&site, &top)?;
+            let flat = Flat {
+                owner,
+                out,
+                sources: sources(&site, None, std::slice::from_ref(&top)),
+                size: top.size,
+            };
+            flat.make(&site, |file| {
+                flatten::write(&whole, top.size.bytes(), &[], &[], file)
+            })
+        })
+        .await
     }
 }

@@ -1,12 +1,14 @@
 //! What the backends share: the file of a layer, and the checks of what it is made from.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::fs::File as StdFile;
+use std::path::{Path, PathBuf};
 
 use cowslip_host::{Content, File, FileSpec, HostError, Site};
 use cowslip_ledger::{LayerRecord, Owner, TemplateRecord};
 use cowslip_model::{ByteSize, TemplateId};
 
-use crate::StoreError;
+use crate::{FlattenStats, StoreError};
 
 /// Only the engine opens layers; a monitor gets them as descriptors.
 const MODE: u32 = 0o600;
@@ -38,6 +40,77 @@ pub(crate) fn make_layer_file(
             .reserve::<File>(Owner::Layer(layer.id), FileSpec { path, mode: MODE }, &[])?;
     site.host.make_file(slot, content)?.settle();
     Ok(())
+}
+
+/// A flattened disk that is to be made.
+pub(crate) struct Flat {
+    /// Whose handle it is.
+    pub(crate) owner: Owner,
+    /// Its file.
+    pub(crate) out: PathBuf,
+    /// What it is made of, the lowest first.
+    pub(crate) sources: Vec<PathBuf>,
+    /// Size of the disk.
+    pub(crate) size: ByteSize,
+}
+
+impl Flat {
+    /// Makes it; `write` fills the file.
+    pub(crate) fn make(
+        self,
+        site: &Site,
+        write: impl Fn(&StdFile) -> std::io::Result<FlattenStats>,
+    ) -> Result<FlattenStats, StoreError> {
+        let stats = Cell::new(FlattenStats::default());
+        let fill = |file: &StdFile| write(file).map(|done| stats.set(done));
+        let content = Content::Merged {
+            sources: &self.sources,
+            size: self.size.bytes(),
+            fill: &fill,
+        };
+        let spec = FileSpec {
+            path: self.out.clone(),
+            mode: MODE,
+        };
+        let slot = site.ledger.reserve::<File>(self.owner, spec, &[])?;
+        site.host.make_file(slot, content)?.settle();
+        Ok(stats.get())
+    }
+}
+
+/// The files of a template and of layers, the lowest first.
+pub(crate) fn sources(
+    site: &Site,
+    template: Option<&TemplateRecord>,
+    layers: &[LayerRecord],
+) -> Vec<PathBuf> {
+    let image = template.map(|template| site.layout.template_image(template.id));
+    let layers = layers
+        .iter()
+        .map(|layer| site.layout.layer(layer.id, layer.format));
+    image.into_iter().chain(layers).collect()
+}
+
+/// Opens the image of a template that was checked.
+pub(crate) fn open_template(site: &Site, template: &TemplateRecord) -> Result<StdFile, StoreError> {
+    let path = site.layout.template_image(template.id);
+    let found = site.host.open(&path)?;
+    found.ok_or_else(|| StoreError::Template {
+        template: template.id,
+        path,
+        why: "is gone".to_owned(),
+    })
+}
+
+/// Opens the file of a layer that was checked.
+pub(crate) fn open_layer(site: &Site, layer: &LayerRecord) -> Result<StdFile, StoreError> {
+    let path = site.layout.layer(layer.id, layer.format);
+    let found = site.host.open(&path)?;
+    found.ok_or_else(|| StoreError::Layer {
+        layer: layer.id,
+        path,
+        why: "is gone".to_owned(),
+    })
 }
 
 /// The template's record, once its image was found to be there with the recorded size. Its content

@@ -11,20 +11,27 @@
 //!
 //! [`Owner::Layer`]: cowslip_ledger::Owner::Layer
 
+pub mod changes;
+mod compare;
 mod copy;
 pub mod exceptions;
+mod flatten;
 mod layer;
 pub mod qcow2;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use cowslip_host::{HostError, Site};
-use cowslip_ledger::{LayerRecord, LedgerError};
+use cowslip_ledger::{LayerRecord, LedgerError, Owner};
 use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, LayerId, SandboxId, TemplateId};
+
+pub use flatten::FlattenStats;
+
+use changes::Changes;
 
 /// Which backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -109,6 +116,12 @@ pub enum StoreError {
     NoLayers {
         /// The sandbox.
         sandbox: SandboxId,
+    },
+    /// A flatten of no layer at all.
+    #[error("flatten nothing for {owner}: a disk has one layer at least")]
+    Nothing {
+        /// Whom the image was for.
+        owner: Owner,
     },
     /// The engine is ending.
     #[error("{operation}: the engine is ending")]
@@ -201,6 +214,26 @@ pub trait Volumes: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be read.
     fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError>;
+
+    /// What a layer changed of what is below it. Of a layer that a machine writes it is no more than
+    /// what the file says at the moment.
+    ///
+    /// # Errors
+    /// When the layer is damaged or gone.
+    async fn changes(&self, site: &Site, layer: &LayerRecord) -> Result<Changes, StoreError>;
+
+    /// Writes the disk that `layers` (base first, none being written) make of their template to a new
+    /// file at `out`, a handle of `owner`: one standalone image of the size of the last layer's disk.
+    ///
+    /// # Errors
+    /// When one of them is damaged or gone, or the disk is full; nothing is left but the row.
+    async fn flatten(
+        &self,
+        site: &Site,
+        layers: &[LayerRecord],
+        owner: Owner,
+        out: &Path,
+    ) -> Result<FlattenStats, StoreError>;
 
     /// The file of a layer.
     fn path(&self, site: &Site, layer: &LayerRecord) -> PathBuf {

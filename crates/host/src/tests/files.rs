@@ -164,6 +164,34 @@ fn files_have_their_bytes_and_holes() {
 }
 
 #[test]
+fn a_merged_file_is_whole_or_not_there() {
+    // covers R24
+    use std::io::Write;
+    let bench = Bench::new();
+    let path = bench.place("merged");
+    let sources = [bench.place("below"), bench.place("above")];
+    let make = |fill: &crate::file::Filler<'_>| {
+        let content = Content::Merged {
+            sources: &sources,
+            size: 8192,
+            fill,
+        };
+        bench
+            .host
+            .make_file(bench.reserve::<File>(file(path.clone())), content)
+    };
+    let broken = make(&|mut file| {
+        file.write_all(&[1; 4096])?;
+        Err(std::io::ErrorKind::StorageFull.into())
+    });
+    assert!(broken.err().unwrap().is_disk_full());
+    assert!(!path.exists(), "half a file is left");
+    let held = make(&|mut file| file.write_all(&[1; 4096])).unwrap();
+    assert_eq!(path.metadata().unwrap().len(), 8192);
+    bench.release_twice(&bench.row(held));
+}
+
+#[test]
 fn a_file_that_took_the_place_of_ours_is_left_alone() {
     let bench = Bench::new();
     let path = bench.place("file");

@@ -144,6 +144,34 @@ impl Inner {
         self.create(path, Node::File(copy))
     }
 
+    /// A new file of `size` bytes with all that was written to `sources`.
+    pub(crate) fn merge_files(
+        &mut self,
+        sources: &[PathBuf],
+        path: &Path,
+        size: u64,
+    ) -> io::Result<Inode> {
+        let mut merged = FileNode {
+            length: size,
+            ..FileNode::default()
+        };
+        let mut wrong = Vec::new();
+        for source in sources {
+            merged.writes.extend(self.file(source)?.writes.clone());
+            if let Some(process) = self.writer_of(source) {
+                let mark = &process.mark;
+                wrong.push(format!(
+                    "\"{}\" was flattened while {mark} wrote it (R24)",
+                    source.display()
+                ));
+            }
+        }
+        for what in wrong {
+            self.violation(what);
+        }
+        self.create(path, Node::File(merged))
+    }
+
     /// Replaces a file by a rename, or makes it.
     pub(crate) fn replace(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let node = Node::File(FileNode::with_bytes(bytes));

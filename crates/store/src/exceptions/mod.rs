@@ -17,6 +17,7 @@
 //! first pair whose new chunk is 0 ends them all.
 
 mod damage;
+mod flatten;
 mod format;
 mod read;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod tests;
 use cowslip_model::ByteSize;
 
 pub use damage::Damage;
+pub use flatten::{FlattenError, Store, flatten};
 pub use read::Exceptions;
 
 use crate::StoreError;

@@ -10,7 +10,7 @@ use super::format::{Geometry, HEADER, MAGIC, PAIR, SECTOR, VALID, VERSION};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceptions {
     geometry: Geometry,
-    disk_bytes: u64,
+    pub(super) disk_bytes: u64,
     next_free: u64,
     /// Old and new chunk, by old chunk.
     pairs: Vec<(u64, u64)>,

@@ -35,6 +35,7 @@ fn what_is_written_is_read() {
         size: 3 * GIB + 512,
         cluster_bits: CLUSTER_BITS,
         extended_l2: true,
+        l1_offset: 3 * CLUSTER,
         backing: b"../templates/00/image.ext4".to_vec(),
         backing_format: b"raw".to_vec(),
     };

@@ -12,21 +12,27 @@
 mod format;
 #[cfg(test)]
 mod header_tests;
+mod map;
 mod read;
 mod write;
 
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use cowslip_host::{Content, Site};
-use cowslip_ledger::{LayerRecord, TemplateRecord};
+use cowslip_ledger::{LayerRecord, Owner, TemplateRecord};
 use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
 
 pub use read::{HEAD_LIMIT, HeaderError, Overlay, read_header};
 
-use crate::layer::{blocking, check_template, make_layer_file, not_smaller, sync_layer};
-use crate::{Backend, FreezeStyle, LiveDisk, StoreError, Volumes};
+use crate::changes::Changes;
+use crate::layer::{
+    Flat, blocking, check_template, make_layer_file, not_smaller, open_layer, open_template,
+    sources, sync_layer,
+};
+use crate::{Backend, FlattenStats, FreezeStyle, LiveDisk, StoreError, Volumes, flatten};
 
 /// The backend.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +91,7 @@ fn relative(from: &Path, to: &Path) -> PathBuf {
 }
 
 /// Checks that the layer's file is an overlay of the right size over `below`.
-fn verify(site: &Site, layer: &LayerRecord, below: &Below) -> Result<(), StoreError> {
+fn verify(site: &Site, layer: &LayerRecord, below: &Below) -> Result<Overlay, StoreError> {
     let path = site.layout.layer(layer.id, layer.format);
     let damaged = |why: String| StoreError::Layer {
         layer: layer.id,
@@ -125,7 +131,34 @@ fn verify(site: &Site, layer: &LayerRecord, below: &Below) -> Result<(), StoreEr
             found.backing_format.escape_ascii()
         )));
     }
-    Ok(())
+    Ok(found)
+}
+
+/// What a checked layer changed, and its file.
+fn changes_of(
+    site: &Site,
+    layer: &LayerRecord,
+    overlay: &Overlay,
+) -> Result<(File, Changes), StoreError> {
+    let file = open_layer(site, layer)?;
+    let changes = map::changes(&file, overlay).map_err(|error| StoreError::Layer {
+        layer: layer.id,
+        path: site.layout.layer(layer.id, layer.format),
+        why: error.to_string(),
+    })?;
+    Ok((file, changes))
+}
+
+/// What lies right below a layer of the ledger.
+fn below_of(site: &Site, layer: &LayerRecord) -> Result<Below, StoreError> {
+    let parent = site.ledger.read(|tx| match layer.parent {
+        Some(id) => tx.layer(id),
+        None => Ok(None),
+    })?;
+    Ok(match parent {
+        Some(parent) => Below::layer(site, &parent),
+        None => Below::template(site, &check_template(site, layer.template)?),
+    })
 }
 
 /// The layer right below `layer`, checked: a frozen parent, or the template.
@@ -140,15 +173,7 @@ fn check_below(
         return Ok(Below::template(site, &template));
     };
     not_smaller(layer, parent.size)?;
-    let lowest = site.ledger.read(|tx| match parent.parent {
-        Some(id) => tx.layer(id),
-        None => Ok(None),
-    })?;
-    let under_parent = match lowest {
-        Some(lowest) => Below::layer(site, &lowest),
-        None => Below::template(site, &check_template(site, parent.template)?),
-    };
-    verify(site, parent, &under_parent)?;
+    verify(site, parent, &below_of(site, parent)?)?;
     Ok(Below::layer(site, parent))
 }
 
@@ -247,5 +272,52 @@ impl Volumes for Qcow2 {
 
     fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError> {
         Ok(site.host.usage(&self.path(site, layer))?)
+    }
+
+    async fn changes(&self, site: &Site, layer: &LayerRecord) -> Result<Changes, StoreError> {
+        let (site, layer) = (site.clone(), layer.clone());
+        blocking("read the changes of a layer", move || {
+            let overlay = verify(&site, &layer, &below_of(&site, &layer)?)?;
+            changes_of(&site, &layer, &overlay).map(|(_, changes)| changes)
+        })
+        .await
+    }
+
+    async fn flatten(
+        &self,
+        site: &Site,
+        layers: &[LayerRecord],
+        owner: Owner,
+        out: &Path,
+    ) -> Result<FlattenStats, StoreError> {
+        let (site, layers, out) = (site.clone(), layers.to_vec(), out.to_owned());
+        blocking("flatten a volume", move || {
+            let (Some(base), Some(top)) = (layers.first(), layers.last()) else {
+                return Err(StoreError::Nothing { owner });
+            };
+            let template = check_template(&site, base.template)?;
+            let image = open_template(&site, &template)?;
+            let mut below = Below::template(&site, &template);
+            let mut files = Vec::with_capacity(layers.len());
+            let mut changes = Vec::with_capacity(layers.len());
+            for layer in &layers {
+                let overlay = verify(&site, layer, &below)?;
+                let (file, changed) = changes_of(&site, layer, &overlay)?;
+                files.push(file);
+                changes.push(changed);
+                below = Below::layer(&site, layer);
+            }
+            let files: Vec<&File> = files.iter().collect();
+            let flat = Flat {
+                owner,
+                out,
+                sources: sources(&site, Some(&template), &layers),
+                size: top.size,
+            };
+            flat.make(&site, |file| {
+                flatten::write(&image, top.size.bytes(), &files, &changes, file)
+            })
+        })
+        .await
     }
 }

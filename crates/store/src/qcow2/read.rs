@@ -25,6 +25,8 @@ pub struct Overlay {
     pub cluster_bits: u32,
     /// Whether its clusters have subclusters.
     pub extended_l2: bool,
+    /// Where its mapping begins, in bytes; it covers the disk and lies in the file.
+    pub l1_offset: u64,
     /// Name of the backing file, as written.
     pub backing: Vec<u8>,
     /// Name of the backing file's format.
@@ -102,6 +104,7 @@ pub fn read_header(head: &[u8], length: u64) -> Result<Overlay, HeaderError> {
         size,
         cluster_bits,
         extended_l2,
+        l1_offset: head.u64(field::L1_OFFSET)?,
         backing,
         backing_format,
     })

@@ -2,6 +2,8 @@
 
 mod agreement;
 mod copy;
+pub(crate) mod ext4;
+mod flattening;
 mod qcow2;
 
 use std::path::{Path, PathBuf};

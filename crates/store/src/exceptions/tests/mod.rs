@@ -1,6 +1,7 @@
 //! Stores written as the kernel writes them, and damaged ones.
 
 mod damages;
+mod flattening;
 mod sizes;
 mod writer;
 
