@@ -103,6 +103,8 @@ pub(crate) enum Command {
     /// Import and keep templates: the root file systems of sandboxes
     #[command(subcommand)]
     Template(commands::template::Template),
+    /// Say how much each layer of a sandbox's or a checkpoint's disk changed
+    Diff(commands::diff::Diff),
     /// Import and keep guest kernels
     #[command(subcommand)]
     Kernel(commands::kernel::Kernel),

@@ -140,6 +140,14 @@ pub enum EngineError {
         /// The cause.
         source: cowslip_image::ImportError,
     },
+    /// A disk could not become a template.
+    #[error("make the template \"{name}\"")]
+    Flatten {
+        /// Its name.
+        name: Name,
+        /// The cause.
+        source: cowslip_image::ImportError,
+    },
     /// A kernel could not be imported.
     #[error("import the kernel \"{name}\"")]
     ImportKernel {
@@ -188,7 +196,10 @@ impl EngineError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Invalid(_) | Self::Ambiguous { .. } | Self::Import { .. } => {
+            Self::Invalid(_)
+            | Self::Ambiguous { .. }
+            | Self::Import { .. }
+            | Self::Flatten { .. } => {
                 if self.disk_full() {
                     ErrorCode::NoSpace
                 } else {
@@ -251,6 +262,9 @@ impl EngineError {
             }
             Self::NotFound { kind, .. } => Some(match *kind {
                 "sandbox" => "see what there is with: cowslip ls".to_owned(),
+                "sandbox or checkpoint" => {
+                    "see what there is with: cowslip ls, and: cowslip checkpoint ls".to_owned()
+                }
                 kind => format!("see what there is with: cowslip {kind} ls"),
             }),
             Self::State {

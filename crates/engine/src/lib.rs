@@ -14,6 +14,7 @@ mod boots;
 pub mod config;
 pub mod error;
 pub mod guest;
+pub mod images;
 pub mod live;
 mod lookup;
 mod monitors;
@@ -43,6 +44,7 @@ pub use session::{ClientEnd, ControlFrame, Incoming, ServerFrame, Session};
 
 use crate::boots::Boots;
 use crate::guest::Guests;
+use crate::images::Images;
 use crate::live::LiveTable;
 use crate::parts::Monitors;
 
@@ -56,6 +58,7 @@ pub struct Engine {
     volumes: Arc<dyn Volumes>,
     monitors: Arc<dyn Monitors>,
     guests: Arc<dyn Guests>,
+    images: Arc<dyn Images>,
     live: LiveTable,
     boots: Boots,
     locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,

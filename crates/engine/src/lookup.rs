@@ -14,6 +14,13 @@ const PREFIX_MIN: usize = 3;
 /// How alike a name must be to be suggested, of 1.
 const NEAR: f64 = 0.55;
 
+/// What has a disk.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Sandbox(Box<SandboxRecord>),
+    Checkpoint(Box<CheckpointRecord>),
+}
+
 /// Something that can be referred to.
 trait Referable {
     fn id(&self) -> String;
@@ -132,6 +139,38 @@ impl Engine {
                 .filter(|one| one.ready)
                 .collect())
         })
+    }
+
+    /// A sandbox or a checkpoint.
+    pub(crate) fn find_source(&self, reference: &str) -> Result<Source, EngineError> {
+        let sandbox = self.find_sandbox(reference);
+        let checkpoint = self.find_checkpoint(reference);
+        match (sandbox, checkpoint) {
+            (Ok(sandbox), Ok(checkpoint)) => Err(EngineError::Invalid(format!(
+                "both a sandbox ({}) and a checkpoint ({}) go by \"{}\": give the id",
+                sandbox.id,
+                checkpoint.id,
+                reference.chars().take(80).collect::<String>()
+            ))),
+            (Ok(sandbox), Err(_)) => Ok(Source::Sandbox(Box::new(sandbox))),
+            (Err(_), Ok(checkpoint)) => Ok(Source::Checkpoint(Box::new(checkpoint))),
+            (
+                Err(EngineError::NotFound {
+                    reference,
+                    near: mut all,
+                    ..
+                }),
+                Err(EngineError::NotFound { near, .. }),
+            ) => {
+                all.extend(near);
+                Err(EngineError::NotFound {
+                    kind: "sandbox or checkpoint",
+                    reference,
+                    near: all,
+                })
+            }
+            (Err(EngineError::NotFound { .. }), Err(error)) | (Err(error), _) => Err(error),
+        }
     }
 
     /// The kernel that a request without one gets: the configured one, else the newest.

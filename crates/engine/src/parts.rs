@@ -11,6 +11,7 @@ use cowslip_vmm::{Vmm, VmmError};
 
 use crate::config::Config;
 use crate::guest::Guests;
+use crate::images::Images;
 
 /// Everything an engine needs.
 pub struct Parts {
@@ -24,6 +25,8 @@ pub struct Parts {
     pub monitors: Arc<dyn Monitors>,
     /// Connections to guests.
     pub guests: Arc<dyn Guests>,
+    /// What makes images of disks that guests wrote.
+    pub images: Arc<dyn Images>,
     /// Things to tell in `info` and `doctor`: why which part was chosen.
     pub notes: Vec<String>,
     /// The lock on the state directory; none in a simulation.

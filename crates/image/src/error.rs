@@ -90,6 +90,23 @@ pub enum ImportError {
     /// `mke2fs` made a file system other than the one asked for.
     #[error("mke2fs made an unexpected layout: {0}; e2fsprogs 1.46 or newer is needed")]
     Layout(&'static str),
+    /// `e2fsck` is not installed.
+    #[error("e2fsck was not found on PATH or in /usr/sbin; install the package e2fsprogs")]
+    E2fsckMissing,
+    /// A disk's file system has more wrong with it than a mount would mend.
+    #[error(
+        "the disk's file system is damaged, or is not ext4 ({status}): {output}; look at it in a \
+         sandbox"
+    )]
+    E2fsck {
+        /// `e2fsck`'s exit status.
+        status: std::process::ExitStatus,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A disk without an ext4 file system.
+    #[error("the disk holds no ext4 file system: {0}")]
+    NotExt4(&'static str),
     /// A scratch file or the image could not be written.
     #[error("cannot {operation} \"{}\"{}", path.display(), full(source))]
     Write {

@@ -25,6 +25,7 @@ mod job;
 mod manifest;
 mod name;
 mod node;
+mod seal;
 mod spool;
 mod tar;
 mod tree;
@@ -37,3 +38,4 @@ pub use job::{
     Cancel, Imported, Job, Limits, NoProgress, Owners, Phase, Progress, Sizing, Skipped,
 };
 pub use manifest::{IMAGE_FILE, MANIFEST_FILE, Manifest, ManifestError, SourceKind};
+pub use seal::{Sealed, seal_image};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::{CheckpointId, KernelId, ProcessId, SandboxId, TemplateId};
+use crate::id::{CheckpointId, KernelId, LayerId, ProcessId, SandboxId, TemplateId};
 use crate::name::Name;
 use crate::size::ByteSize;
 use crate::state::{SandboxState, Transition};
@@ -86,7 +86,7 @@ pub struct Template {
     pub used: ByteSize,
     /// Files, directories and links in it.
     pub entries: u64,
-    /// "directory", "tar", "tar+gzip" or "tar+zstd".
+    /// "directory" or "tar", or the sandbox or checkpoint that it was made from: `sandbox "web"`.
     pub source: String,
     /// When it was imported.
     pub created_at: Timestamp,
@@ -525,6 +525,52 @@ pub struct CheckpointRequest {
     /// Its name; none: one is made up.
     #[serde(default)]
     pub name: Option<Name>,
+}
+
+/// Make a template of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlattenRequest {
+    /// Name or id of the sandbox or checkpoint.
+    pub source: String,
+    /// The template's name.
+    pub name: Name,
+}
+
+/// What the layers of a disk changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Diff {
+    /// The template below them.
+    pub template: TemplateId,
+    /// The first of its names.
+    pub template_name: Option<Name>,
+    /// Size of the disk, in bytes.
+    pub size: ByteSize,
+    /// The volume backend.
+    pub backend: String,
+    /// Bytes of the disk that the layers changed together.
+    pub changed: ByteSize,
+    /// Whether a machine writes the last layer: then its numbers are those of its last sync, or a
+    /// little newer.
+    pub live: bool,
+    /// Each layer, base first.
+    pub layers: Vec<LayerDiff>,
+}
+
+/// What one layer changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LayerDiff {
+    /// Its id.
+    pub id: LayerId,
+    /// Bytes of the disk that it has instead of what is below it; with the `copy` backend, instead of
+    /// what the template has.
+    pub changed: ByteSize,
+    /// Bytes of the host's disk that it occupies.
+    pub occupied: ByteSize,
+    /// Whether nothing writes it any more.
+    pub frozen: bool,
+    /// Checkpoints that have it as their last.
+    pub checkpoints: Vec<Name>,
 }
 
 /// Restore sandboxes from a checkpoint.

@@ -53,6 +53,8 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(templates::list, imports::tar))
         .routes(routes!(imports::directory))
         .routes(routes!(templates::inspect, templates::remove))
+        .routes(routes!(templates::flatten))
+        .routes(routes!(templates::diff))
         .routes(routes!(kernels::list, kernels::import))
         .routes(routes!(kernels::inspect, kernels::remove))
         .routes(routes!(sandboxes::list, sandboxes::create))

@@ -4,7 +4,8 @@
 //! ```text
 //!   engine ─► SimHost ──┐            ┌── directories, files, sockets, mounts
 //!          ─► SimVmm  ──┼─ Injector ─► World: processes with guests
-//!          ─► SimGuests ┘   (steps)  └── violations: what must never have been done
+//!          ─► SimGuests ┤   (steps)  └── violations: what must never have been done
+//!          ─► SimImages ┘
 //! ```
 //!
 //! The [`World`] outlives the engine. A "crash" is an injector that refuses every further step; the
@@ -15,6 +16,7 @@ mod engine_tests;
 pub mod faults;
 pub mod guests;
 pub mod host;
+pub mod images;
 mod machine;
 pub mod rig;
 #[cfg(test)]
@@ -25,6 +27,7 @@ pub mod world;
 pub use faults::{Recorder, Script};
 pub use guests::SimGuests;
 pub use host::SimHost;
+pub use images::SimImages;
 pub use rig::Rig;
 pub use vmm::SimVmm;
 pub use world::{GuestView, Snapshot, World};

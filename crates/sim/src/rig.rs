@@ -13,6 +13,7 @@ use cowslip_store::Backend;
 
 use crate::guests::SimGuests;
 use crate::host::SimHost;
+use crate::images::SimImages;
 use crate::vmm::SimVmm;
 use crate::world::World;
 
@@ -106,6 +107,7 @@ impl Rig {
                 self.world.clone(),
                 faults.clone(),
             )))),
+            images: Arc::new(SimImages::new(self.world.clone(), faults.clone())),
             guests: Arc::new(SimGuests::new(self.world.clone(), faults)),
             notes: Vec::new(),
             lock: None,

@@ -4,6 +4,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod completion;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
@@ -91,6 +92,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Pause(verb) => verb.run(context).await,
         Command::Resume(verb) => verb.run(context).await,
         Command::Template(verb) => verb.run(context).await,
+        Command::Diff(verb) => verb.run(context).await,
         Command::Kernel(verb) => verb.run(context).await,
         Command::Events(verb) => verb.run(context).await,
         Command::Doctor => host::doctor(context).await,

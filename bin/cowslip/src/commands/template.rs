@@ -1,5 +1,6 @@
-//! `template import|ls|inspect|rm`.
+//! `template import|from|ls|inspect|rm`.
 
+mod from;
 mod import;
 
 use clap::{Args, Subcommand};
@@ -11,6 +12,7 @@ use crate::client::Path;
 use crate::exit::Failure;
 use crate::output::views;
 
+pub(crate) use from::From;
 pub(crate) use import::Import;
 
 const COLLECTION: &str = "templates";
@@ -21,6 +23,8 @@ pub(crate) enum Template {
     /// Import a root file system: a directory, a tar (plain, gzip or zstd), or - for a tar on
     /// standard input
     Import(Import),
+    /// Make a template of the disk of a sandbox or a checkpoint
+    From(From),
     /// List templates
     Ls,
     /// Show all there is to know about templates, as JSON
@@ -41,6 +45,7 @@ impl Template {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, Failure> {
         match self {
             Self::Import(import) => import.run(context).await,
+            Self::From(from) => from.run(context).await,
             Self::Ls => ls(context).await,
             Self::Inspect(verb) => {
                 inspect::inspect::<Object>(context, COLLECTION, &verb.names).await

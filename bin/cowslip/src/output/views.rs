@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use cowslip_model::api::{
-    Check, CheckStatus, Checkpoint, DoctorReport, Event, GcReport, Info, Kernel, Sandbox, Template,
+    Check, CheckStatus, Checkpoint, Diff, DoctorReport, Event, GcReport, Info, Kernel, Sandbox,
+    Template,
 };
-use cowslip_model::{Name, SandboxState, Timestamp};
+use cowslip_model::{ByteSize, Name, SandboxState, Timestamp};
 
 use super::table::{Table, Tone};
 use crate::exit::one_line;
@@ -112,6 +113,34 @@ pub(crate) fn templates(items: &[Template], now: Timestamp) -> Table {
         ]);
     }
     table
+}
+
+/// What the layers of a disk changed, the last one on top as it lies, and all of them together.
+pub(crate) fn diff(found: &Diff) -> String {
+    let mut table = Table::new(&["LAYER", "CHANGED", "DISK USED", "STATE", "CHECKPOINTS"]);
+    for layer in found.layers.iter().rev() {
+        let names: Vec<&str> = layer.checkpoints.iter().map(Name::as_str).collect();
+        table.row(vec![
+            plain(layer.id.short()),
+            plain(layer.changed.to_string()),
+            plain(layer.occupied.to_string()),
+            plain(if layer.frozen { "frozen" } else { "writable" }),
+            plain(names.join(", ")),
+        ]);
+    }
+    let template = found
+        .template_name
+        .as_ref()
+        .map_or_else(|| found.template.short(), Name::to_string);
+    let occupied: u64 = found.layers.iter().map(|one| one.occupied.bytes()).sum();
+    table.row(vec![
+        plain("together"),
+        plain(found.changed.to_string()),
+        plain(ByteSize(occupied).to_string()),
+        plain(""),
+        plain(format!("over template {template}, disk of {}", found.size)),
+    ]);
+    table.render(super::table::Style::of_stdout())
 }
 
 /// Kernels.

@@ -66,10 +66,20 @@ impl MachineDisk<'_> {
 }
 
 /// What one checkpoint works with.
-struct Plan {
-    checkpoint: CheckpointId,
-    top: LayerRecord,
-    other: LayerRecord,
+pub(crate) struct Plan {
+    pub(crate) checkpoint: CheckpointId,
+    pub(crate) top: LayerRecord,
+    pub(crate) other: LayerRecord,
+}
+
+impl Plan {
+    /// The layer that is frozen in the end.
+    pub(crate) fn frozen(&self, style: FreezeStyle) -> &LayerRecord {
+        match style {
+            FreezeStyle::NewTop => &self.top,
+            FreezeStyle::SetAside => &self.other,
+        }
+    }
 }
 
 /// What was saved while the guest stood still.
@@ -113,7 +123,8 @@ impl Engine {
             let sandbox = self.current(id)?;
             self.refuse_long_chain(&sandbox)?;
             let live = self.live(&sandbox)?;
-            let plan = self.plan_checkpoint(&sandbox, request)?;
+            let checkpoint = CheckpointId::random().map_err(LedgerError::from)?;
+            let plan = self.plan_checkpoint(&sandbox, checkpoint, request)?;
             match self.take(&sandbox, &live, &plan).await {
                 Ok(record) => Ok(record),
                 Err(error) => Err(error.and_rollback(self.undo_checkpoint(id, &plan).await)),
@@ -127,7 +138,11 @@ impl Engine {
     }
 
     /// The sandbox runs on, unless the failure already settled it otherwise.
-    fn end_transition(&self, id: SandboxId, error: &EngineError) -> Result<(), EngineError> {
+    pub(crate) fn end_transition(
+        &self,
+        id: SandboxId,
+        error: &EngineError,
+    ) -> Result<(), EngineError> {
         tracing::warn!(sandbox = %id, %error, "checkpoint failed");
         self.change(
             id,
@@ -144,9 +159,10 @@ impl Engine {
     }
 
     /// Records the checkpoint to be and the layer it needs, in one transaction.
-    fn plan_checkpoint(
+    pub(crate) fn plan_checkpoint(
         &self,
         sandbox: &SandboxRecord,
+        checkpoint: CheckpointId,
         request: CheckpointRequest,
     ) -> Result<Plan, EngineError> {
         let monitor = sandbox.monitor.clone().ok_or_else(|| {
@@ -168,7 +184,6 @@ impl Engine {
         let style = self.volumes.freeze_style();
         let top_id = self.top_of(sandbox)?;
         let other_id = LayerId::random().map_err(LedgerError::from)?;
-        let checkpoint = CheckpointId::random().map_err(LedgerError::from)?;
         self.site
             .ledger
             .write("checkpoint: record", Synchronous::Normal, |tx| {
@@ -257,8 +272,19 @@ impl Engine {
             })
         };
         let saved = stopped.await;
-        // Whatever happened, the guest goes on (R30).
-        if let Err(error) = machine.resume().await {
+        let downtime = self.go_on(sandbox, live).await?.duration_since(begun);
+        let saved = saved?;
+        self.publish_checkpoint(sandbox.id, plan, &saved, begun, downtime)
+            .await
+    }
+
+    /// Whatever happened while it stood still, the guest goes on (R30). Tells since when it does.
+    pub(crate) async fn go_on(
+        &self,
+        sandbox: &SandboxRecord,
+        live: &Live,
+    ) -> Result<Instant, EngineError> {
+        if let Err(error) = live.machine.resume().await {
             let error = EngineError::from(error);
             let ended = self.end_machine(sandbox.id).await;
             let settled = self.settle(
@@ -269,19 +295,17 @@ impl Engine {
             );
             return Err(error.and_rollback(ended.and(settled)));
         }
-        let downtime = begun.elapsed();
-        let saved = saved?;
+        let since = Instant::now();
         if let Some(guest) = live.guest()
             && let Err(error) = guest.set_clock().await
         {
             tracing::warn!(sandbox = %sandbox.name, %error, "the guest's clock lost the time it stood still");
         }
-        self.publish_checkpoint(sandbox.id, plan, &saved, begun, downtime)
-            .await
+        Ok(since)
     }
 
     /// Freezes the disk and records at once which layer the guest writes from now on.
-    async fn freeze(
+    pub(crate) async fn freeze(
         &self,
         sandbox: SandboxId,
         machine: &Arc<dyn Machine>,
@@ -319,10 +343,7 @@ impl Engine {
         begun: Instant,
         downtime: Duration,
     ) -> Result<CheckpointRecord, EngineError> {
-        let frozen = match self.volumes.freeze_style() {
-            FreezeStyle::NewTop => &plan.top,
-            FreezeStyle::SetAside => &plan.other,
-        };
+        let frozen = plan.frozen(self.volumes.freeze_style());
         self.volumes.sync(&self.site, frozen).await?;
         let directory = self.site.layout.checkpoint(plan.checkpoint);
         let found = self.site.ledger.read(|tx| tx.checkpoint(plan.checkpoint))?;
@@ -375,7 +396,11 @@ impl Engine {
 
     /// Releases an unpublished checkpoint. If the guest writes the new layer already it keeps it: its
     /// chain is one deeper then, and nothing else differs.
-    async fn undo_checkpoint(&self, id: SandboxId, plan: &Plan) -> Result<(), EngineError> {
+    pub(crate) async fn undo_checkpoint(
+        &self,
+        id: SandboxId,
+        plan: &Plan,
+    ) -> Result<(), EngineError> {
         let discarded = self.discard_checkpoint(plan.checkpoint).await;
         let settled = self.settle_swap(id).await;
         discarded.and(settled)?;

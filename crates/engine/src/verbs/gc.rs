@@ -65,6 +65,7 @@ impl Engine {
     pub(crate) async fn differences(&self) -> Result<Vec<Action>, EngineError> {
         let plan = self.recovery_plan().await?;
         let checkpoints = self.site.ledger.read(|tx| tx.checkpoints())?;
+        let being_made = self.being_made();
         Ok(plan
             .into_iter()
             .filter(|action| match action {
@@ -74,9 +75,12 @@ impl Engine {
                 Action::Settle { sandbox, .. } | Action::Remove { sandbox, .. } => {
                     !self.is_busy(*sandbox)
                 }
-                Action::Discard { checkpoint } => !checkpoints
-                    .iter()
-                    .any(|one| one.id == *checkpoint && self.is_busy(one.sandbox)),
+                Action::Discard { checkpoint } => {
+                    !being_made.contains(&Owner::Checkpoint(*checkpoint))
+                        && !checkpoints
+                            .iter()
+                            .any(|one| one.id == *checkpoint && self.is_busy(one.sandbox))
+                }
                 _ => true,
             })
             .collect())

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, broadcast};
 use crate::config::{BackendChoice, Config};
 use crate::error::OpenError;
 use crate::guest::AgentGuests;
+use crate::images::Ext4Images;
 use crate::monitors::QemuMonitors;
 use crate::parts::Parts;
 use crate::verbs::rebuild;
@@ -46,6 +47,7 @@ impl Engine {
             volumes: parts.volumes,
             monitors: parts.monitors,
             guests: parts.guests,
+            images: parts.images,
             live: crate::live::LiveTable::default(),
             boots: crate::boots::Boots::default(),
             locks: Mutex::new(HashMap::new()),
@@ -91,6 +93,7 @@ fn real_parts(config: Config) -> Result<Parts, OpenError> {
         monitors: Arc::new(QemuMonitors::new(&config)),
         volumes: cowslip_store::open(backend),
         guests: Arc::new(AgentGuests),
+        images: Arc::new(Ext4Images),
         notes: vec![note],
         lock: Some(lock),
         config,

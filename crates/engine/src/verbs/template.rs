@@ -115,7 +115,7 @@ impl Engine {
         .await
     }
 
-    fn refuse_taken(&self, name: &Name) -> Result<(), EngineError> {
+    pub(crate) fn refuse_taken(&self, name: &Name) -> Result<(), EngineError> {
         match self
             .site
             .ledger
@@ -202,7 +202,7 @@ impl Engine {
     }
 
     /// Publishes an image; the same content under another name becomes one more name (R62).
-    async fn publish_template(
+    pub(crate) async fn publish_template(
         &self,
         id: TemplateId,
         name: &Name,
@@ -263,7 +263,7 @@ impl Engine {
         })
     }
 
-    async fn unwind_template(&self, id: TemplateId) -> Result<(), EngineError> {
+    pub(crate) async fn unwind_template(&self, id: TemplateId) -> Result<(), EngineError> {
         let site = self.site.clone();
         Ok(blocking(move || unwind(&site, Owner::Template(id))).await??)
     }

@@ -94,7 +94,7 @@ fn make(
         })
         .map_err(|e| ImportError::write("create", image, e))?;
     let uuid = uuid_text(uuid);
-    let mut command = Command::new(find_mke2fs().ok_or(ImportError::Mke2fsMissing)?);
+    let mut command = Command::new(find_program("mke2fs").ok_or(ImportError::Mke2fsMissing)?);
     command
         .env_clear()
         .env("LC_ALL", "C")
@@ -134,13 +134,13 @@ fn make(
 }
 
 /// Looks on PATH, then where distributions keep it: users often have no `sbin` on PATH.
-fn find_mke2fs() -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())
         .chain(usual)
-        .map(|dir| dir.join("mke2fs"))
+        .map(|dir| dir.join(name))
         .find(|program| program.is_file())
 }
 

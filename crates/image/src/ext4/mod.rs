@@ -28,9 +28,10 @@ mod populate;
 mod superblock;
 mod xattr;
 
-pub(crate) use format::format;
+pub(crate) use format::{find_program, format};
 pub(crate) use plan::Plan;
 pub(crate) use populate::{Contents, Watch, populate};
+pub(crate) use superblock::inspect;
 pub use superblock::{ReadSuperblockError, Superblock, read_superblock};
 
 /// Reads a little-endian 16-bit field.

@@ -117,6 +117,17 @@ pub fn read_superblock(path: &Path) -> Result<Superblock, ReadSuperblockError> {
     raw.parse().map_err(not_ext4)
 }
 
+/// The superblock of an open image, and its inodes in use beside those that every file system has; or
+/// why it has none.
+pub(crate) fn inspect(file: &File) -> io::Result<Result<(Superblock, u64), &'static str>> {
+    let raw = RawSuperblock::read(file)?;
+    Ok(raw.parse().map(|superblock| {
+        let reserved = raw.first_inode().saturating_sub(1);
+        let used = superblock.inodes.saturating_sub(superblock.free_inodes);
+        (superblock, u64::from(used.saturating_sub(reserved)))
+    }))
+}
+
 /// The superblock's bytes.
 pub(super) struct RawSuperblock([u8; LENGTH]);
 

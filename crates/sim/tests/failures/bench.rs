@@ -5,8 +5,9 @@ use std::sync::Arc;
 use cowslip_engine::Engine;
 use cowslip_ledger::Faults;
 use cowslip_ledger::fault::Injector;
-use cowslip_model::api::{CheckpointRequest, CreateRequest, Sandbox};
+use cowslip_model::api::{CheckpointRequest, CreateRequest, FlattenRequest, Sandbox};
 use cowslip_model::{SandboxId, SandboxState};
+use cowslip_sim::rig::TEMPLATE_NAME;
 use cowslip_sim::{Rig, Snapshot};
 use cowslip_store::Backend;
 use tokio::runtime::Runtime;
@@ -119,6 +120,16 @@ impl Bench {
             )
             .unwrap_or_else(|error| panic!("{context}: remove {}: {error}", checkpoint.name));
         }
+        for template in life.engine.templates().unwrap() {
+            for name in template
+                .names
+                .iter()
+                .filter(|name| name.as_str() != TEMPLATE_NAME)
+            {
+                life.run(life.engine.remove_template(name.as_str()))
+                    .unwrap_or_else(|error| panic!("{context}: remove {name}: {error}"));
+            }
+        }
         let left = self.installed.difference(&self.setup.world.snapshot());
         assert!(left.is_empty(), "{context}: the host differs: {left:#?}");
         let handles = life.engine.site().ledger.read(|tx| tx.handles()).unwrap();
@@ -144,6 +155,10 @@ impl Bench {
 
 pub(crate) fn create_request(name: &str) -> CreateRequest {
     serde_json::from_value(serde_json::json!({ "template": "debian", "name": name })).unwrap()
+}
+
+pub(crate) fn flatten_request(source: &str, name: &str) -> FlattenRequest {
+    serde_json::from_value(serde_json::json!({ "source": source, "name": name })).unwrap()
 }
 
 pub(crate) fn checkpoint_request(sandbox: &str, name: &str) -> CheckpointRequest {

@@ -9,7 +9,9 @@ use cowslip_model::api::{ForkRequest, StopRequest};
 use cowslip_sim::Script;
 use cowslip_store::Backend;
 
-use crate::bench::{Bench, Life, checkpoint_request, create_request, disk, running};
+use crate::bench::{
+    Bench, Life, checkpoint_request, create_request, disk, flatten_request, running,
+};
 
 /// A verb under test: what is there before it, the verb, and what it may have come to.
 struct Verb {
@@ -96,6 +98,28 @@ fn usable(bench: &Bench, life: &Life, name: &str, context: &str) {
         .world
         .guest_write(revived.id, "still writing")
         .unwrap();
+}
+
+fn flatten(life: &Life, source: &str) -> Result<(), EngineError> {
+    let request = flatten_request(source, "flat");
+    life.run(life.engine.flatten(request)).map(drop)
+}
+
+/// The template "flat", where there is one, is whole: it has what "one" wrote, and runs.
+fn flat_is_whole(bench: &Bench, life: &Life, done: bool, context: &str) {
+    let found = life.engine.template("flat");
+    assert!(found.is_ok() || !done, "{context}: reported and gone");
+    let Ok(found) = found else { return };
+    assert_eq!(found.layers, 0, "{context}");
+    let request = serde_json::json!({ "template": "flat", "name": "new" });
+    life.run(life.engine.create(serde_json::from_value(request).unwrap()))
+        .unwrap();
+    let new = life.run(life.engine.start("new")).unwrap();
+    assert_eq!(
+        disk(bench, new.id),
+        ["one"],
+        "{context}: the template's disk"
+    );
 }
 
 fn verbs() -> Vec<Verb> {
@@ -231,6 +255,41 @@ fn verbs() -> Vec<Verb> {
                     !done || life.engine.sandbox("one").is_err(),
                     "{context}: still there"
                 );
+            },
+        },
+        Verb {
+            name: "flatten a running one",
+            prepare: one_running,
+            act: |life| flatten(life, "one"),
+            expect: |bench, life, done, context| {
+                flat_is_whole(bench, life, done, context);
+                let one = life.engine.sandbox("one").unwrap();
+                let guest = bench.setup.world.guest(one.id);
+                assert!(
+                    guest.is_none_or(|guest| guest.counter == 1),
+                    "{context}: it was started anew"
+                );
+                one_is(bench, life, &[Running, Failed], context);
+            },
+        },
+        Verb {
+            name: "flatten a stopped one",
+            prepare: one_stopped,
+            act: |life| flatten(life, "one"),
+            expect: |bench, life, done, context| {
+                flat_is_whole(bench, life, done, context);
+                one_is(bench, life, &[Stopped], context);
+            },
+        },
+        Verb {
+            name: "flatten a checkpoint",
+            prepare: one_checkpoint,
+            act: |life| flatten(life, "point"),
+            expect: |bench, life, done, context| {
+                flat_is_whole(bench, life, done, context);
+                one_is(bench, life, &[Running], context);
+                let forks = life.run(life.engine.fork("point", fork(1))).unwrap();
+                assert_eq!(disk(bench, forks[0].id), ["one"], "{context}");
             },
         },
         Verb {
