@@ -9,6 +9,7 @@ mod concurrency;
 mod crash;
 mod exec;
 mod files;
+mod flatten;
 mod input;
 mod lifecycle;
 mod scenario;
