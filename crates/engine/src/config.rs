@@ -36,6 +36,8 @@ pub enum BackendChoice {
     /// The best that this host can do.
     #[default]
     Auto,
+    /// Exception stores of dm-snapshot.
+    Dm,
     /// qcow2 overlays.
     Qcow2,
     /// Whole copies, by reflink where the file system can.

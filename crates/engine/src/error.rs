@@ -35,6 +35,14 @@ pub enum OpenError {
         /// Its owner's uid.
         owner: u32,
     },
+    /// The configured volume backend does not work on this host.
+    #[error(
+        "storage.backend is \"dm\", and this host cannot do it: {why}. Load the modules dm_snapshot and loop and run as root, or choose another backend"
+    )]
+    Backend {
+        /// What is missing.
+        why: String,
+    },
     /// Another engine has it.
     #[error(transparent)]
     Locked(#[from] LockError),

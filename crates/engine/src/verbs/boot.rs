@@ -223,7 +223,12 @@ impl Engine {
     pub(crate) async fn end_machine(&self, id: SandboxId) -> Result<(), EngineError> {
         self.live.remove(id);
         let site = self.site.clone();
-        Ok(blocking(move || unwind(&site, Owner::Machine(id))).await??)
+        let unwound = blocking(move || unwind(&site, Owner::Machine(id))).await?;
+        // What machines shared and none uses any more; what stays is tried again with the next end.
+        if let Err(error) = self.volumes.retire(&self.site).await {
+            tracing::warn!(%error, "a disk's devices stay in the ledger");
+        }
+        Ok(unwound?)
     }
 
     /// The machine of a running sandbox.
