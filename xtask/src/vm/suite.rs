@@ -34,6 +34,14 @@ pub(super) fn run(machine: &Machine, arguments: &[String]) -> Result<u8, VmError
         ("COWSLIP_TEST_AGENT", staged.join("cowslip-agent")),
     ]
     .map(|(name, path)| (name.to_owned(), path.display().to_string()));
+    let variables: Vec<(String, String)> = variables
+        .into_iter()
+        // What the end-to-end tests run on inside.
+        .chain([
+            ("COWSLIP_TEST_BACKEND".to_owned(), "dm".to_owned()),
+            ("COWSLIP_TEST_ACCELERATOR".to_owned(), "kvm".to_owned()),
+        ])
+        .collect();
     if !agent.exists() {
         return Err(VmError::NoAsset("COWSLIP_TEST_AGENT"));
     }
