@@ -14,7 +14,7 @@
 
 mod copy;
 mod dm;
-mod exceptions;
+pub mod exceptions;
 mod layer;
 pub mod qcow2;
 #[cfg(test)]

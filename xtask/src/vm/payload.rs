@@ -168,8 +168,11 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// Names and values of an environment.
+pub(super) type Variables = Vec<(String, String)>;
+
 /// The assets that guests of the tests need.
-pub(super) fn assets() -> Result<(Vec<PathBuf>, Vec<(String, String)>), VmError> {
+pub(super) fn assets() -> Result<(Vec<PathBuf>, Variables), VmError> {
     let names = [
         "COWSLIP_TEST_ROOTFS",
         "COWSLIP_TEST_ROOTFS_TAR",
