@@ -107,6 +107,14 @@ pub enum EngineError {
         /// The sandbox.
         name: Name,
     },
+    /// Its vCPUs stand still until there is space on the host's disk.
+    #[error(
+        "sandbox \"{name}\" stands still: the host's disk is nearly full; it goes on when space is freed"
+    )]
+    Frozen {
+        /// The sandbox.
+        name: String,
+    },
     /// Others depend on it.
     #[error("{kind} \"{name}\" is in use by {}", users.join(", "))]
     InUse {
@@ -206,7 +214,10 @@ impl EngineError {
             Self::ImportKernel { .. } => ErrorCode::Invalid,
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Exists { .. } => ErrorCode::Exists,
-            Self::State { .. } | Self::CalledOff { .. } | Self::InUse { .. } => ErrorCode::Conflict,
+            Self::State { .. }
+            | Self::CalledOff { .. }
+            | Self::Frozen { .. }
+            | Self::InUse { .. } => ErrorCode::Conflict,
             Self::CommandNotFound(_) => ErrorCode::CommandNotFound,
             Self::CommandNotExecutable(_) => ErrorCode::CommandNotExecutable,
             Self::NoSpace(_) => ErrorCode::NoSpace,

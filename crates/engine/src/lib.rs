@@ -24,6 +24,7 @@ mod tasks;
 pub mod unwind;
 pub mod verbs;
 mod view;
+mod water;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ use crate::boots::Boots;
 use crate::guest::Guests;
 use crate::live::LiveTable;
 use crate::parts::Monitors;
+use crate::water::Water;
 
 /// Events that a slow subscriber may be behind before it is told that it missed some.
 const EVENT_BACKLOG: usize = 1024;
@@ -58,6 +60,7 @@ pub struct Engine {
     guests: Arc<dyn Guests>,
     live: LiveTable,
     boots: Boots,
+    water: Water,
     locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,
@@ -94,6 +97,14 @@ impl Engine {
             Arc::clone(locks.entry(id).or_default())
         };
         lock.lock_owned().await
+    }
+
+    /// The same, if no other verb does now.
+    fn try_lock(&self, id: SandboxId) -> Option<OwnedMutexGuard<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locks.entry(id).or_default())
+            .try_lock_owned()
+            .ok()
     }
 
     /// Events from now on.

@@ -167,4 +167,10 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be read.
     fn usage(&self, path: &Path) -> Result<u64, HostError>;
+
+    /// Space of the file system of `path`.
+    ///
+    /// # Errors
+    /// When the file system does not tell.
+    fn space(&self, path: &Path) -> Result<usage::Space, HostError>;
 }

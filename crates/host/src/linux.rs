@@ -210,4 +210,8 @@ impl Host for LinuxHost {
     fn usage(&self, path: &Path) -> Result<u64, HostError> {
         usage::usage(path)
     }
+
+    fn space(&self, path: &Path) -> Result<usage::Space, HostError> {
+        usage::space(path)
+    }
 }

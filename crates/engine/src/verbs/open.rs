@@ -48,6 +48,7 @@ impl Engine {
             guests: parts.guests,
             live: crate::live::LiveTable::default(),
             boots: crate::boots::Boots::default(),
+            water: crate::water::Water::default(),
             locks: Mutex::new(HashMap::new()),
             collecting: tokio::sync::Mutex::new(()),
             events,
@@ -59,6 +60,10 @@ impl Engine {
         });
         if let Err(error) = engine.site.ledger.renew_mirrors() {
             tracing::warn!(%error, "the mirror files may be behind the ledger");
+        }
+        // Before machines are adopted: their vCPUs go on only if there is space for what they write.
+        if let Err(error) = engine.look_at_the_disk().await {
+            tracing::warn!(%error, "the free space is not known");
         }
         let recovered = engine.recover().await.unwrap_or_else(|error| Recovered {
             done: Vec::new(),

@@ -168,7 +168,11 @@ impl Engine {
             }
         }
         if machine.state().await? == RunState::Paused {
-            machine.resume().await?;
+            if self.water.low().is_some() {
+                self.water.freeze(id);
+            } else {
+                machine.resume().await?;
+            }
         }
         let live = Live::new(machine, None);
         // A guest that does not answer now may be busy: the machine runs, and what needs the guest
