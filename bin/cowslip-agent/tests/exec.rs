@@ -276,7 +276,7 @@ async fn signals_do_what_they_do_by_default() {
     )
     .await;
     assert_eq!(
-        String::from_utf8(outcome.stdout).unwrap(),
+        outcome.stdout,
         "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
     );
 }
