@@ -167,7 +167,14 @@ pub fn usable() -> Result<(), HostError> {
 pub(crate) fn acquire(slot: Reservation<Device>) -> Result<Held<Device>, HostError> {
     let control = Control::open()?;
     let spec = slot.spec().clone();
-    let made = control.create(&spec.name, &spec.uuid)?;
+    let made = match control.create(&spec.name, &spec.uuid) {
+        // One of ours that lost its row, and that nobody uses, makes way (R21).
+        Err(error) if error.is(libc::EBUSY) && is_stale(&control, &spec)? => {
+            control.remove(&spec.name)?;
+            control.create(&spec.name, &spec.uuid)?
+        }
+        other => other?,
+    };
     let worked = control
         .load(&spec.name, &spec.table, spec.read_only)
         .and_then(|()| control.resume(&spec.name));
@@ -178,6 +185,12 @@ pub(crate) fn acquire(slot: Reservation<Device>) -> Result<Held<Device>, HostErr
     }
     let number = made.number;
     Ok(slot.acquired(DeviceIdentity { number })?)
+}
+
+/// Whether a device of this very name and uuid is there, and not open.
+fn is_stale(control: &Control, spec: &DeviceSpec) -> Result<bool, DmError> {
+    let found = control.status(&spec.name)?;
+    Ok(found.is_some_and(|found| found.uuid == spec.uuid && found.open_count == 0))
 }
 
 /// Gives a working device another table: at every instant it has the old one or the new one.
@@ -241,7 +254,6 @@ pub(crate) fn release(spec: &DeviceSpec) -> Result<(), HostError> {
         match control.remove(&spec.name) {
             Ok(()) => return Ok(()),
             Err(error) if error.is(libc::ENXIO) => return Ok(()),
-            // A device that stands still would hold its users' I/O for ever.
             Err(error) if error.is(libc::EBUSY) && attempt < REMOVE_TRIES => {
                 std::thread::sleep(pause);
                 pause *= 2;

@@ -175,6 +175,30 @@ fn a_device_of_another_is_left_alone() {
 }
 
 #[test]
+fn a_stale_device_of_the_same_name_makes_way_and_one_in_use_does_not() {
+    // covers R21
+    let bench = Bench::new();
+    let make = || {
+        let spec = zeros(&bench, 1);
+        let slot = bench
+            .site
+            .ledger
+            .reserve::<Device>(OWNER, spec, &[])
+            .unwrap();
+        let made = bench.site.host.make_device(slot);
+        made.map(|held| (held.identity().number, row(&bench, held.settle())))
+    };
+    let (_, first) = make().unwrap();
+    bench.site.ledger.forget(&first).unwrap();
+    let (number, second) = make().unwrap();
+    let open = open_device(&cowslip_host::dm::node(number));
+    assert!(make().is_err(), "it is open");
+    drop(open);
+    release(&bench, &[&second]);
+    assert_eq!(bench.devices(), [""; 0]);
+}
+
+#[test]
 fn a_busy_device_is_named_with_who_holds_it() {
     // covers R20
     let bench = Bench::new();
