@@ -1,218 +1,283 @@
-//! The machine itself: QEMU, its disks, its end.
+//! One run of the machine: its disks, its environment, and what became of its command.
 
-use std::fs::{self, File};
+use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use super::payload::{Payload, assets, checked};
-use super::{VmError, asset, initramfs};
-use crate::root;
+use super::accelerator::Accelerator;
+use super::assets::{self, Assets};
+use super::qemu::{Boot, Disk, furnish};
+use super::watch::{self, Ending};
+use super::{VmError, disk, initramfs, target, tree};
 
-/// The scratch disk's size; it is sparse.
-const SCRATCH: &str = "48G";
+/// Lines of the console that an error shows.
+const TAIL: usize = 15;
+/// Runs on the machine's root.
+const START: &str = include_str!("guest/start");
+/// Variables that go in as they are here.
+const PASSED: [&str; 3] = ["COWSLIP_TEST_", "COWSLIP_LOG", "RUST_BACKTRACE"];
 
+/// How large it is and how long it may run.
 pub(super) struct Machine {
+    /// In MiB.
     pub(super) memory: u32,
     pub(super) cpus: u32,
     pub(super) bound: Duration,
 }
 
-/// A directory that goes with this value.
-struct Workplace(PathBuf);
-
-impl Drop for Workplace {
-    fn drop(&mut self) {
-        // What stays is below the build's own directory.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// What it does.
+pub(super) struct Job {
+    pub(super) command: Vec<String>,
+    /// Files and directories that it finds under the same paths, read-only.
+    pub(super) places: Vec<PathBuf>,
+    pub(super) variables: Vec<(String, String)>,
+    /// The directory with the programs under test.
+    pub(super) programs: Option<PathBuf>,
+    pub(super) interactive: bool,
 }
 
-/// Where cargo builds.
-pub(super) fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
-
-impl Machine {
-    /// Runs a command with the assets and the staged programs; gives its exit status.
-    pub(super) fn run(&self, command: &[String], interactive: bool) -> Result<u8, VmError> {
-        self.run_with(command, &[], &[], interactive)
+impl Job {
+    /// A command, with the programs that are built.
+    pub(super) fn command(command: Vec<String>) -> Result<Self, VmError> {
+        Ok(Self {
+            command,
+            places: tree::workspace()?,
+            variables: Vec::new(),
+            programs: assets::programs(false)?,
+            interactive: false,
+        })
     }
 
-    /// The same, with more directories and variables.
-    pub(super) fn run_with(
-        &self,
-        command: &[String],
-        more: &[PathBuf],
-        variables: &[(String, String)],
-        interactive: bool,
-    ) -> Result<u8, VmError> {
-        let place = target()
-            .join("vm")
-            .join(format!("run-{}", std::process::id()));
-        fs::create_dir_all(&place).map_err(VmError::file("make", &place))?;
-        let place = Workplace(place);
-        let (mut places, mut environment) = assets()?;
-        places.extend(more.iter().cloned());
-        environment.extend(variables.iter().cloned());
-        let staged = target().join("test-bin");
-        if staged.is_dir() && !places.contains(&staged) {
-            places.push(staged);
-        }
-        if interactive {
-            environment.push(("COWSLIP_VM_INTERACTIVE".to_owned(), "1".to_owned()));
-            let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
-            environment.push(("TERM".to_owned(), term));
-        }
-        let payload = Payload::new(&place.0)?.image(&places, &environment, command)?;
-        let scratch = scratch(&place.0)?;
-        let tree = asset("COWSLIP_TEST_VM_MODULES")?;
-        let initrd = initramfs::build(&tree, &place.0)?;
-        self.boot(&place.0, &initrd, &payload, &scratch, interactive)
-    }
-
-    fn boot(
-        &self,
-        place: &Path,
-        initrd: &Path,
-        payload: &Path,
-        scratch: &Path,
-        interactive: bool,
-    ) -> Result<u8, VmError> {
-        let console = place.join("console.log");
-        let status = place.join("status");
-        let mut qemu = Command::new("setpriv");
-        // It ends with us, however we end.
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        qemu.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
-        qemu.args(["-machine", "q35"]);
-        qemu.args(accelerator());
-        qemu.args([
-            "-m",
-            &self.memory.to_string(),
-            "-smp",
-            &self.cpus.to_string(),
-        ]);
-        qemu.arg("-kernel")
-            .arg(asset("COWSLIP_TEST_DEBIAN_VMLINUZ")?);
-        qemu.arg("-initrd").arg(initrd);
-        qemu.args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 random.trust_cpu=on",
-        ]);
-        let disks = [
-            (asset("COWSLIP_TEST_VM_ROOT")?, "snapshot=on"),
-            (payload.to_owned(), "readonly=on"),
-            (scratch.to_owned(), "snapshot=off"),
-        ];
-        for (index, (path, how)) in disks.iter().enumerate() {
-            let path = path.display();
-            qemu.args([
-                "-drive",
-                &format!("if=none,id=disk{index},file={path},format=raw,cache=unsafe,{how}"),
-                "-device",
-                &format!("virtio-blk-pci,drive=disk{index}"),
-            ]);
-        }
-        qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
-        qemu.args([
-            "-chardev",
-            "stdio,id=io,signal=off",
-            "-device",
-            "virtconsole,chardev=io",
-        ]);
-        qemu.args([
-            "-chardev",
-            &format!("file,id=status,path={}", status.display()),
-            "-device",
-            "virtserialport,chardev=status,name=status",
-        ]);
-        qemu.args(["-serial", &format!("file:{}", console.display())]);
-        if !interactive {
-            qemu.stdin(Stdio::null());
-        }
-        let ended = self.wait(&mut qemu)?;
-        let told = fs::read_to_string(&status).unwrap_or_default();
-        let mut lines = told.lines();
-        let started = lines.next();
-        if let Some(up) = started {
-            eprintln!("vm: the command started {up} s after the machine's power");
-        }
-        match lines.next().and_then(|line| line.trim().parse().ok()) {
-            Some(0) => Ok(0),
-            Some(code) => {
-                keep(&console);
-                Ok(code)
-            }
-            None => Err(VmError::Ended {
-                why: ended,
-                console: keep(&console),
-            }),
-        }
-    }
-
-    /// Waits for the machine's end, or ends it when its time is up. Gives what to say of it.
-    fn wait(&self, qemu: &mut Command) -> Result<String, VmError> {
-        let mut child = qemu.spawn().map_err(|source| VmError::Start {
-            program: "setpriv".to_owned(),
-            source,
-        })?;
-        let pid = child.id();
-        let (tell, end) = mpsc::channel();
-        let waiter = std::thread::spawn(move || {
-            let status = child.wait();
-            // Nobody listens any more when the time was up.
-            let _ = tell.send(());
-            status
-        });
-        let late = end.recv_timeout(self.bound).is_err();
-        if late {
-            checked(Command::new("kill").args(["-KILL", &pid.to_string()]))?;
-        }
-        let status = waiter.join().ok().and_then(Result::ok);
-        Ok(match status {
-            _ if late => format!(": it had {} s", self.bound.as_secs()),
-            Some(status) if !status.success() => format!(": QEMU ended with {status}"),
-            _ => String::new(),
+    /// A shell on our terminal.
+    pub(super) fn shell() -> Result<Self, VmError> {
+        let job = Self::command(vec!["bash".to_owned(), "-l".to_owned()])?;
+        Ok(Self {
+            interactive: true,
+            ..job
         })
     }
 }
 
-/// Keeps the console of a run that failed.
+/// A directory of one run, which goes with this value.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self, VmError> {
+        let all = target().join("vm");
+        // Those of processes that were killed.
+        for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(pid) = name.strip_prefix("run-")
+                && !Path::new("/proc").join(pid).exists()
+            {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let own = all.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&own).map_err(VmError::file("make", &own))?;
+        Ok(Self(own))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What stays is removed by the next run.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Machine {
+    /// Boots it, runs the command and gives its exit status.
+    pub(super) fn run(&self, job: Job) -> Result<u8, VmError> {
+        let begun = Instant::now();
+        let assets = Assets::find()?;
+        let root = assets.path("COWSLIP_TEST_VM_ROOT")?;
+        let modules = assets.path("COWSLIP_TEST_VM_MODULES")?;
+        let kernel = assets.path("COWSLIP_TEST_DEBIAN_VMLINUZ")?;
+        // Beside the root, whose directory is named by what it was made from.
+        let cache = root.parent().and_then(Path::parent).unwrap_or(root);
+        let place = Place::new()?;
+        let initrd = initramfs::build(modules, &place.0)?;
+        let accelerator = Accelerator::choose(cache, &place.0, kernel, &initrd)?;
+
+        let guests = assets.guests()?;
+        let environment = environment(&job, &guests);
+        let guests = guests.into_iter().map(|(_, path)| path).collect();
+        let texts = [
+            ("start", START.to_owned()),
+            ("modules", initramfs::LATER.join(" ")),
+            ("environment", environment),
+            ("command", command(&job.command)),
+        ];
+        let places = tree::outermost(job.places.into_iter().chain(job.programs).collect());
+        let disks = [
+            Disk::Throwaway(root.to_owned()),
+            Disk::ReadOnly(disk::assets(cache, guests)?),
+            Disk::ReadOnly(disk::with_places(&place.0, &places, &texts)?),
+            Disk::Writable(disk::scratch(&place.0)?),
+        ];
+        let console = place.0.join("console.log");
+        let status = place.0.join("status");
+        let boot = Boot {
+            accelerator,
+            memory: self.memory,
+            cpus: self.cpus,
+            kernel,
+            initrd: &initrd,
+            words: "",
+            console: &console,
+            status: &status,
+        };
+        let mut qemu = boot.command();
+        furnish(&mut qemu, &disks);
+        if !job.interactive {
+            qemu.stdin(Stdio::null());
+        }
+        let mut code: Option<u8> = None;
+        let ending = watch::run(qemu, &status, self.bound, |line| {
+            if let Some(up) = line.strip_prefix("up ") {
+                let whole = begun.elapsed().as_secs_f32();
+                eprintln!(
+                    "vm: the command started after {whole:.1} s, {up} s of it in the machine"
+                );
+            } else if let Some(told) = line.strip_prefix("status ") {
+                code = told.parse().ok();
+            }
+        })?;
+        conclude(code, &ending, self.bound, &console)
+    }
+}
+
+/// The exit status, or why there is none.
+fn conclude(
+    code: Option<u8>,
+    ending: &Ending,
+    bound: Duration,
+    console: &Path,
+) -> Result<u8, VmError> {
+    if code == Some(0) {
+        return Ok(0);
+    }
+    let kept = keep(console);
+    if let Some(code) = code {
+        eprintln!("vm: the kernel's console is in \"{}\"", kept.display());
+        return Ok(code);
+    }
+    let why = match ending {
+        Ending::Late => format!("its time of {} s was up", bound.as_secs()),
+        Ending::Signal(signal) => {
+            eprintln!(
+                "vm: ended by a signal; the kernel's console is in \"{}\"",
+                kept.display()
+            );
+            // As a shell would say it.
+            return Ok(u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX));
+        }
+        Ending::Exit(status) => format!("QEMU ended ({status})"),
+    };
+    let text = fs::read(&kept).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+    Err(VmError::Ended {
+        why,
+        console: kept,
+        tail,
+    })
+}
+
+/// Keeps the console of a run that failed, beside those of others that run now.
 fn keep(console: &Path) -> PathBuf {
-    let kept = target().join("vm/console.log");
+    let kept = target().join(format!("vm/console-{}.log", std::process::id()));
     // Without it there is only less to read.
     let _ = fs::copy(console, &kept);
     kept
 }
 
-fn scratch(place: &Path) -> Result<PathBuf, VmError> {
-    let path = place.join("scratch.ext4");
-    File::create(&path).map_err(VmError::file("make", &path))?;
-    checked(
-        Command::new("mke2fs")
-            .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E"])
-            .arg("lazy_itable_init=1,nodiscard")
-            .arg(&path)
-            .arg(SCRATCH),
-    )?;
-    Ok(path)
+/// The machine's environment, as a shell reads it.
+fn environment(job: &Job, guests: &[(String, PathBuf)]) -> String {
+    let mut all: Vec<(String, String)> = std::env::vars()
+        .filter(|(name, _)| PASSED.iter().any(|passed| name.starts_with(passed)))
+        .collect();
+    let guests = guests.iter();
+    all.extend(guests.map(|(name, path)| (name.clone(), path.display().to_string())));
+    let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
+    if let Some(programs) = &job.programs {
+        let at = |name: &str| programs.join(name).display().to_string();
+        set("COWSLIP_TEST_BIN", at("cowslip"));
+        set("COWSLIP_TEST_AGENT", at("cowslip-agent"));
+    }
+    if std::io::stdout().is_terminal() {
+        let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+        set("TERM", term);
+        if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdout()) {
+            set(
+                "VM_SIZE",
+                format!("rows {} cols {}", size.ws_row, size.ws_col),
+            );
+        }
+    }
+    if job.interactive {
+        set("VM_INTERACTIVE", "1".to_owned());
+    }
+    if let Ok(here) = std::env::current_dir() {
+        set("VM_DIRECTORY", here.display().to_string());
+    }
+    all.extend(job.variables.iter().cloned());
+    let mut text: String = all
+        .iter()
+        .map(|(name, value)| format!("export {name}={}\n", quoted(value)))
+        .collect();
+    if let Some(programs) = &job.programs {
+        let programs = quoted(&programs.display().to_string());
+        text.push_str(&format!("PATH={programs}:$PATH\n"));
+    }
+    text
 }
 
-/// KVM where it boots a stock kernel, which only a trial tells (`COWSLIP_VM_ACCEL=kvm` skips it where
-/// it is known); else emulation of a processor with nested virtualisation, so that guests inside
-/// have KVM all the same.
-fn accelerator() -> Vec<String> {
-    let words: &[&str] = match std::env::var("COWSLIP_VM_ACCEL").as_deref() {
-        Ok("kvm") => &["-accel", "kvm", "-cpu", "host"],
-        _ => &["-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt"],
-    };
-    words.iter().map(|&word| word.to_owned()).collect()
+/// The command as a script.
+fn command(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    format!("exec {}\n", words.join(" "))
+}
+
+/// A word that a shell takes as it is.
+pub(super) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_gets_the_very_words() {
+        let words = ["printf", "%s|", "a b", "it's", "$HOME", "", "*"].map(str::to_owned);
+        let output = std::process::Command::new("sh")
+            .args(["-c", &command(&words)])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "a b|it's|$HOME||*|"
+        );
+    }
+
+    #[test]
+    fn no_status_is_an_error_that_shows_the_console() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = dir.path().join("console.log");
+        fs::write(&console, "one\nKernel panic\n").unwrap();
+        let bound = Duration::from_secs(9);
+        let ending = Ending::Late;
+        let error = conclude(None, &ending, bound, &console).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("9 s") && text.ends_with("Kernel panic"),
+            "{text}"
+        );
+        assert_eq!(conclude(Some(3), &ending, bound, &console).unwrap(), 3);
+    }
 }

@@ -1,78 +1,122 @@
-//! The tests that need such a machine: `tests/vm`, and what of `tests/e2e` is asked for.
+//! The tests that need such a machine: `tests/vm`, or those of the packages that are asked for.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use super::machine::{Machine, target};
-use super::{VmError, asset};
+use super::machine::{Job, quoted};
+use super::{VmError, assets, nextest, target, tree};
 
 /// The package that only runs in the machine.
 const PACKAGE: &str = "cowslip-vm-tests";
+/// What the end-to-end tests run on inside, unless the environment says otherwise. That guests boot on
+/// the machine's KVM is for `tests/vm` to show: the engine's own trial has no patience for emulation.
+const DEFAULTS: [(&str, &str); 2] = [
+    ("COWSLIP_TEST_BACKEND", "dm"),
+    ("COWSLIP_TEST_ACCELERATOR", "kvm"),
+];
 
-/// Runs the test programs of the package (or of `--package NAME`) with the remaining arguments.
-pub(super) fn run(machine: &Machine, arguments: &[String]) -> Result<u8, VmError> {
-    let (package, rest) = match arguments {
-        [flag, name, rest @ ..] if flag == "-p" || flag == "--package" => (name.as_str(), rest),
-        rest => (PACKAGE, rest),
+/// Builds the tests, and gives the job that runs them.
+pub(super) fn job(arguments: &[String]) -> Result<Job, VmError> {
+    let (mut packages, rest) = split(arguments);
+    if packages.is_empty() {
+        packages.push(PACKAGE.to_owned());
+    }
+    let programs = assets::programs(true)?;
+    let mut places = tree::workspace()?;
+    let command = if let Some(runner) = nextest::installed() {
+        let archive = target().join(format!("vm/{}.tar.zst", packages.join("+")));
+        if let Some(directory) = archive.parent() {
+            fs::create_dir_all(directory).map_err(VmError::file("make", directory))?;
+        }
+        nextest::archive(&packages, &archive)?;
+        let words = with_nextest(&runner, &archive, &rest);
+        places.extend([runner, archive]);
+        words
+    } else {
+        let tests = nextest::programs(&packages)?;
+        let words = without_nextest(&tests, &rest);
+        places.extend(tests);
+        words
     };
-    let program = test_program(package)?;
-    let staged = target().join("test-bin");
-    let agent = asset("COWSLIP_TEST_AGENT")?;
-    let directory = program.parent().map_or_else(PathBuf::new, Path::to_owned);
-    let name = program
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    // Only the one program: cargo's directory holds gigabytes.
-    let place = target().join("vm").join("programs");
-    let _ = std::fs::remove_dir_all(&place);
-    std::fs::create_dir_all(&place).map_err(VmError::file("make", &place))?;
-    let copy = place.join(&name);
-    std::fs::copy(directory.join(&name), &copy).map_err(VmError::file("copy", &copy))?;
-    let variables = [
-        ("COWSLIP_TEST_BIN", staged.join("cowslip")),
-        ("COWSLIP_TEST_AGENT", staged.join("cowslip-agent")),
-    ]
-    .map(|(name, path)| (name.to_owned(), path.display().to_string()));
-    let variables: Vec<(String, String)> = variables
-        .into_iter()
-        // What the end-to-end tests run on inside.
-        .chain([
-            ("COWSLIP_TEST_BACKEND".to_owned(), "dm".to_owned()),
-            ("COWSLIP_TEST_ACCELERATOR".to_owned(), "kvm".to_owned()),
-        ])
-        .collect();
-    if !agent.exists() {
-        return Err(VmError::NoAsset("COWSLIP_TEST_AGENT"));
-    }
-    let mut command = vec![copy.display().to_string()];
-    if !rest.iter().any(|word| word.starts_with("--test-threads")) {
-        command.push("--test-threads=2".to_owned());
-    }
-    command.extend(rest.iter().cloned());
-    machine.run_with(&command, &[place], &variables, false)
+    let unset = |(name, _): &(&str, &str)| std::env::var_os(name).is_none();
+    let variables = DEFAULTS.into_iter().filter(unset);
+    Ok(Job {
+        command,
+        places,
+        variables: variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        programs,
+        interactive: false,
+    })
 }
 
-/// Builds the test program of a package and gives its path.
-fn test_program(package: &str) -> Result<PathBuf, VmError> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(&cargo)
-        .args(["test", "--quiet", "--no-run", "--package", package])
-        .args(["--test", "suite", "--message-format=json"])
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|source| VmError::Start {
-            program: "cargo".to_owned(),
-            source,
-        })?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let found = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "suite")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    found.ok_or_else(|| VmError::Failed {
-        program: format!("cargo test --no-run --package {package}"),
-        output: "it built no test program \"suite\"".to_owned(),
-    })
+/// The packages that arguments of the runner name, and the other arguments.
+fn split(arguments: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut packages, mut rest) = (Vec::new(), Vec::new());
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        if word == "-p" || word == "--package" {
+            packages.extend(words.next().cloned());
+        } else if let Some(name) = word.strip_prefix("--package=") {
+            packages.push(name.to_owned());
+        } else if word == "--" {
+            // What follows is the test programs'.
+            rest.push(word.clone());
+            rest.extend(words.by_ref().cloned());
+        } else {
+            rest.push(word.clone());
+        }
+    }
+    (packages, rest)
+}
+
+fn with_nextest(runner: &Path, archive: &Path, rest: &[String]) -> Vec<String> {
+    let text = |path: &Path| path.display().to_string();
+    let mut words = vec![text(runner)];
+    words.extend(["nextest", "run", "--profile", "vm", "--archive-file"].map(str::to_owned));
+    words.extend([text(archive), "--workspace-remap".to_owned()]);
+    words.push(text(&crate::root()));
+    words.extend(rest.iter().cloned());
+    words
+}
+
+/// Runs every program, and fails if one did.
+fn without_nextest(tests: &[PathBuf], rest: &[String]) -> Vec<String> {
+    let run = |test: &PathBuf| {
+        let program = quoted(&test.display().to_string());
+        format!("{program} \"$@\" || code=$?\n")
+    };
+    let each: String = tests.iter().map(run).collect();
+    let script = format!("code=0\n{each}exit $code");
+    let mut words = ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    words.extend(rest.iter().cloned());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn each_program_runs_and_a_failure_stays() {
+        let tests = ["false", "true"].map(PathBuf::from);
+        let words = without_nextest(&tests, &words("--flag"));
+        let run = std::process::Command::new(&words[0])
+            .args(&words[1..])
+            .status();
+        assert_eq!(run.unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn packages_are_told_from_the_runners_arguments() {
+        let (packages, rest) = split(&words("-p a -E test(x) --package=b --package c -- -p d"));
+        assert_eq!(packages, words("a b c"));
+        assert_eq!(rest, words("-E test(x) -- -p d"));
+        assert_eq!(split(&words("name")), (Vec::new(), words("name")));
+    }
 }

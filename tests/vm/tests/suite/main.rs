@@ -4,7 +4,9 @@
 #![allow(clippy::cast_possible_truncation)]
 
 mod bench;
+mod commands;
 mod devices;
 mod faults;
 mod guests;
+mod machine;
 mod volumes;
