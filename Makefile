@@ -30,7 +30,7 @@ lint: setup ## check formatting, lints and layers
 	@scripts/lint
 
 bench: build ## measure against plain QEMU and mke2fs, side by side
-	@environment=$$(scripts/test-assets) && . "$$environment" && cargo run --release --package cowslip-benches
+	@environment=$$(scripts/test-assets rootfs debian-kernel guest-kernel) && . "$$environment" && cargo run --release --package cowslip-benches
 
 install: build ## install to PREFIX (default /usr/local), under DESTDIR if it is set
 	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip" "$(DESTDIR)$(PREFIX)/bin/cowslip"

@@ -8,6 +8,7 @@
 
 mod guest_kernel;
 mod layers;
+mod vm;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ struct Cli {
 enum Task {
     /// Build the purpose-built guest kernel, or find it in the cache; prints its directory
     GuestKernel(GuestKernel),
+    /// Run commands or the privileged tests in a virtual machine that has device-mapper
+    Vm(vm::Vm),
     /// Check that dependencies, lints and unsafe code keep to the layers of the design
     CheckLayers,
 }
@@ -48,6 +51,7 @@ struct GuestKernel {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::GuestKernel(args) => guest_kernel::run(args.source, args.cached),
+        Task::Vm(args) => vm::run(args),
         Task::CheckLayers => layers::run(),
     };
     match result {

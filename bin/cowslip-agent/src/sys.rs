@@ -76,3 +76,38 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
     // `AsyncFd` owns it from here on. Nothing in this crate takes it out by `get_mut`.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
+
+/// Lets every signal do to this process what it does by default, and blocks none. What the agent's own
+/// starter ignored (a shell ignores an interrupt for what it runs in the background) is no business of
+/// the processes that the agent starts.
+pub(crate) fn default_signals() {
+    /// The kernel's own `struct sigaction`: handler, flags, restorer, mask. The C library keeps two
+    /// signals to itself and would not set them.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const SET: usize = size_of::<u64>();
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads 32 bytes that live as long as the program. No handler is replaced
+        // that anything still relies on: this process is about to execute another program. SIGKILL and
+        // SIGSTOP cannot be set, and stay as they are.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SET,
+            );
+        }
+    }
+    let none = 0_u64;
+    // SAFETY: the kernel reads the eight bytes of a set that lives across the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut::<u64>(),
+            SET,
+        );
+    }
+}

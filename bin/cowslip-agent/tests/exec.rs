@@ -265,6 +265,22 @@ async fn all_output_comes_before_the_exit() {
     assert_eq!((outcome.stdout.len(), outcome.skipped), (3_000_000, 0));
 }
 
+/// Whoever started the agent may ignore signals: what the agent starts does not.
+#[tokio::test]
+async fn signals_do_what_they_do_by_default() {
+    let agent = Agent::start(false);
+    let client = agent.connect().await;
+    let outcome = run(
+        &client,
+        sh("exec grep -E 'SigIgn|SigBlk' /proc/self/status"),
+    )
+    .await;
+    assert_eq!(
+        outcome.stdout,
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+    );
+}
+
 #[tokio::test]
 async fn a_terminal_has_a_size_a_line_discipline_and_an_end() {
     let agent = Agent::start(false);
@@ -291,7 +307,8 @@ async fn a_terminal_has_a_size_a_line_discipline_and_an_end() {
     session.control.signal(9).await.unwrap();
     finish(&mut session.events).await;
 
-    let mut start = sh("echo ready; sleep 1000");
+    // No `sleep` here: a shell that is just starting one may lose the interrupt.
+    let mut start = sh("echo ready; while :; do :; done");
     start.pty = Some(PtySize { rows: 1, cols: 1 });
     let mut session = client.exec(start).await.unwrap();
     read_until(&mut session.events, "ready").await;

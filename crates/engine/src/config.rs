@@ -22,11 +22,23 @@ pub struct Config {
 }
 
 /// Volumes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
     /// The backend; chosen once, at start.
     pub backend: BackendChoice,
+    /// With less than this free on the state directory's disk, guests stand still until there is a
+    /// quarter more: at most a sixteenth of the disk counts. Zero: they never do.
+    pub low_water: ByteSize,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            backend: BackendChoice::default(),
+            low_water: ByteSize(1 << 30),
+        }
+    }
 }
 
 /// Which backend to use.
@@ -36,6 +48,8 @@ pub enum BackendChoice {
     /// The best that this host can do.
     #[default]
     Auto,
+    /// Exception stores of dm-snapshot.
+    Dm,
     /// qcow2 overlays.
     Qcow2,
     /// Whole copies, by reflink where the file system can.

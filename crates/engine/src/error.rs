@@ -35,6 +35,14 @@ pub enum OpenError {
         /// Its owner's uid.
         owner: u32,
     },
+    /// The configured volume backend does not work on this host.
+    #[error(
+        "storage.backend is \"dm\", and this host cannot do it: {why}. Load the modules dm_snapshot and loop and run as root, or choose another backend"
+    )]
+    Backend {
+        /// What is missing.
+        why: String,
+    },
     /// Another engine has it.
     #[error(transparent)]
     Locked(#[from] LockError),
@@ -98,6 +106,14 @@ pub enum EngineError {
     CalledOff {
         /// The sandbox.
         name: Name,
+    },
+    /// Its vCPUs stand still until there is space on the host's disk.
+    #[error(
+        "sandbox \"{name}\" stands still: the host's disk is nearly full; it goes on when space is freed"
+    )]
+    Frozen {
+        /// The sandbox.
+        name: String,
     },
     /// Others depend on it.
     #[error("{kind} \"{name}\" is in use by {}", users.join(", "))]
@@ -209,7 +225,10 @@ impl EngineError {
             Self::ImportKernel { .. } => ErrorCode::Invalid,
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Exists { .. } => ErrorCode::Exists,
-            Self::State { .. } | Self::CalledOff { .. } | Self::InUse { .. } => ErrorCode::Conflict,
+            Self::State { .. }
+            | Self::CalledOff { .. }
+            | Self::Frozen { .. }
+            | Self::InUse { .. } => ErrorCode::Conflict,
             Self::CommandNotFound(_) => ErrorCode::CommandNotFound,
             Self::CommandNotExecutable(_) => ErrorCode::CommandNotExecutable,
             Self::NoSpace(_) => ErrorCode::NoSpace,

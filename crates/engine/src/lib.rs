@@ -25,6 +25,7 @@ mod tasks;
 pub mod unwind;
 pub mod verbs;
 mod view;
+mod water;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ use crate::guest::Guests;
 use crate::images::Images;
 use crate::live::LiveTable;
 use crate::parts::Monitors;
+use crate::water::Water;
 
 /// Events that a slow subscriber may be behind before it is told that it missed some.
 const EVENT_BACKLOG: usize = 1024;
@@ -61,6 +63,7 @@ pub struct Engine {
     images: Arc<dyn Images>,
     live: LiveTable,
     boots: Boots,
+    water: Water,
     locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,
@@ -97,6 +100,14 @@ impl Engine {
             Arc::clone(locks.entry(id).or_default())
         };
         lock.lock_owned().await
+    }
+
+    /// The same, if no other verb does now.
+    fn try_lock(&self, id: SandboxId) -> Option<OwnedMutexGuard<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(locks.entry(id).or_default())
+            .try_lock_owned()
+            .ok()
     }
 
     /// Events from now on.

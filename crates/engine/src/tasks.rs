@@ -1,4 +1,5 @@
-//! What runs in the background of an engine: the reaper of orphaned handles, and the clock of TTLs.
+//! What runs in the background of an engine: the reaper of orphaned handles, the clock of TTLs, and
+//! the look at the disk's free space.
 
 use std::sync::{Arc, Weak};
 
@@ -18,6 +19,7 @@ impl Engine {
         });
         tokio::spawn(reap(Arc::downgrade(self), queue));
         tokio::spawn(Self::expire_in_time(Arc::downgrade(self)));
+        tokio::spawn(Self::watch_the_disk(Arc::downgrade(self)));
     }
 
     /// The row of an orphan that nothing else needs: one that others depend on is left to the

@@ -47,6 +47,7 @@ impl Engine {
             state: record.state,
             transition: record.transition,
             reason: record.reason.clone(),
+            frozen: self.water.is_frozen(record.id),
             cpus: record.spec.resources.cpus,
             memory: record.spec.resources.memory,
             disk: record.spec.resources.disk,

@@ -56,6 +56,21 @@ pub enum HostError {
     /// A row of a kind this host does not know.
     #[error("this cowslip knows no handles of kind \"{0}\": use the version that made it")]
     UnknownKind(String),
+    /// Device-mapper.
+    #[error(transparent)]
+    Device(#[from] crate::dm::DmError),
+    /// A loop device that stays attached.
+    #[error(
+        "/dev/loop{index} stays attached to \"{path}\": it is in use by {}", holders.join(", ")
+    )]
+    LoopBusy {
+        /// The backing file.
+        path: PathBuf,
+        /// `/dev/loop<index>`.
+        index: u32,
+        /// Devices and processes that have it open.
+        holders: Vec<String>,
+    },
     /// The ledger failed in the middle of an acquisition.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

@@ -58,6 +58,13 @@ pub type Filler<'a> = dyn Fn(&StdFile) -> std::io::Result<()> + 'a;
 pub enum Content<'a> {
     /// These bytes; blocks of zeros are left as holes.
     Bytes(&'a [u8]),
+    /// These bytes, and a hole up to `size`.
+    Beginning {
+        /// What it begins with.
+        bytes: &'a [u8],
+        /// Length of the new file, in bytes.
+        size: u64,
+    },
     /// The bytes of another file: shared where the file system can, else copied without its holes.
     /// The new file is `size` bytes long, at least as long as the source.
     CloneOf {
@@ -110,6 +117,9 @@ pub(crate) fn acquire(
 fn fill(file: &mut StdFile, path: &Path, content: Content<'_>) -> Result<(), HostError> {
     match content {
         Content::Bytes(bytes) => write_sparse(file, bytes).map_err(HostError::path("write", path)),
+        Content::Beginning { bytes, size } => write_sparse(file, bytes)
+            .and_then(|()| file.set_len(size.max(bytes.len() as u64)))
+            .map_err(HostError::path("write", path)),
         Content::CloneOf { source, size } => {
             let from = StdFile::open(source).map_err(HostError::path("open", source))?;
             let length = from

@@ -5,7 +5,7 @@
 //!   cowslip.db  lock  engine.log          cowslip.sock
 //!   handles/<sandbox>.json                vm/<sandbox>/   sockets and pipes of one machine
 //!   kernels/<id>/  templates/<id>/
-//!   layers/<id>.qcow2|.raw
+//!   layers/<id>.qcow2|.raw|.cow
 //!   checkpoints/<id>/  sandboxes/<id>/  scratch/<id>/
 //! ```
 
@@ -98,6 +98,7 @@ impl Layout {
         let extension = match format {
             DiskFormat::Raw => "raw",
             DiskFormat::Qcow2 => "qcow2",
+            DiskFormat::Snapshot => "cow",
         };
         self.state.join("layers").join(format!("{id}.{extension}"))
     }

@@ -12,17 +12,21 @@ pub mod bounded_log;
 pub mod clone;
 pub mod descriptors;
 pub mod directory;
+pub mod dm;
 pub mod error;
 pub mod file;
 pub mod follow;
 pub mod head;
+mod holders;
 pub mod layout;
 pub mod linux;
+pub mod loops;
 pub mod mount;
 pub mod process;
 pub mod publish;
 pub mod site;
 pub mod socket;
+mod strays;
 #[cfg(test)]
 mod tests;
 pub mod usage;
@@ -35,12 +39,14 @@ use cowslip_ledger::{HandleRow, Held, Reservation};
 
 pub use bounded_log::BoundedLog;
 pub use directory::{Directory, DirectorySpec};
+pub use dm::{Device, DeviceIdentity, DeviceNumber, DeviceSpec, DmError, Segment, Target};
 pub use error::HostError;
 pub use file::{Content, File, FileSpec};
 pub use follow::FileWatch;
 pub use head::Head;
 pub use layout::Layout;
 pub use linux::LinuxHost;
+pub use loops::{Loop, LoopHold, LoopIdentity, LoopSpec};
 pub use mount::{Mount, MountSpec};
 pub use process::{Launch, Process, ProcessIdentity, ProcessSpec};
 pub use site::Site;
@@ -88,6 +94,30 @@ pub trait Host: Send + Sync + 'static {
     /// When it cannot be started; nothing runs then.
     fn spawn(&self, slot: Reservation<Process>, launch: Launch)
     -> Result<Held<Process>, HostError>;
+
+    /// Attaches a loop device. It stays while the hold or a device over it does.
+    ///
+    /// # Errors
+    /// When the file does not open, or no loop device is free; nothing is attached then.
+    fn attach_loop(&self, slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold), HostError>;
+
+    /// Makes a device of device-mapper, ready for use.
+    ///
+    /// # Errors
+    /// When its table is refused; there is no device then.
+    fn make_device(&self, slot: Reservation<Device>) -> Result<Held<Device>, HostError>;
+
+    /// Gives a device in use another table: what was on its way arrives under the old one.
+    ///
+    /// # Errors
+    /// When the table is refused; the device has the old one then.
+    fn switch_device(&self, device: &DeviceSpec, table: &[Segment]) -> Result<(), HostError>;
+
+    /// The table that a device has now.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    fn device_table(&self, device: &DeviceSpec) -> Result<Vec<Segment>, HostError>;
 
     /// Whether what `row` names is there, and is ours.
     ///
@@ -144,4 +174,10 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be read.
     fn usage(&self, path: &Path) -> Result<u64, HostError>;
+
+    /// Space of the file system of `path`.
+    ///
+    /// # Errors
+    /// When the file system does not tell.
+    fn space(&self, path: &Path) -> Result<usage::Space, HostError>;
 }

@@ -1,22 +1,23 @@
 //! The real host: dispatches to the file of each kind.
 
-use std::collections::HashSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cowslip_ledger::plan::{Presence, Stray};
-use cowslip_ledger::{HandleRow, HandleState, Held, Owner, Reservation, Resource};
-use cowslip_model::{HandleId, InstanceId, Timestamp};
+use cowslip_ledger::{HandleRow, Held, Reservation, Resource};
+use cowslip_model::InstanceId;
 
 use crate::directory::{self, Directory};
+use crate::dm::{self, Device, DeviceSpec, Segment};
 use crate::error::HostError;
 use crate::file::{self, Content, File};
 use crate::layout::Layout;
+use crate::loops::{self, Loop, LoopHold};
 use crate::mount::{self, Mount};
-use crate::process::{self, Launch, Process, ProcessSpec};
+use crate::process::{self, Launch, Process};
 use crate::socket::{self, Socket};
-use crate::{Head, Host, head, publish, usage};
+use crate::{Head, Host, head, publish, strays, usage};
 
 /// Linux, through system calls.
 #[derive(Debug, Clone)]
@@ -52,69 +53,15 @@ impl LinuxHost {
         }
     }
 
-    fn stray_files(&self, rows: &[HandleRow], strays: &mut Vec<Stray>) -> Result<(), HostError> {
-        let known: HashSet<PathBuf> = rows
-            .iter()
-            .filter_map(|row| row.spec.get("path").and_then(|path| path.as_str()))
-            .map(PathBuf::from)
-            .collect();
-        for dir in self
-            .layout
-            .collections()
-            .iter()
-            .chain([&self.layout.machines()])
-        {
-            for entry in std::fs::read_dir(dir).map_err(HostError::path("list", dir))? {
-                let path = entry.map_err(HostError::path("list", dir))?.path();
-                if !known.contains(&path) {
-                    strays.push(Stray {
-                        kind: "path".to_owned(),
-                        what: format!("\"{}\" is in no record", path.display()),
-                        row: None,
-                    });
-                }
-            }
+    /// The same for devices: names and uuids carry the instance.
+    fn own_device(&self, spec: &DeviceSpec) -> Result<(), HostError> {
+        if dm::is_of(self.instance, spec) {
+            Ok(())
+        } else {
+            Err(HostError::Outside {
+                path: Path::new("/dev/mapper").join(&spec.name),
+            })
         }
-        Ok(())
-    }
-
-    /// A monitor without a row is still known by its mark, so it can be ended (R43).
-    fn stray_processes(
-        &self,
-        rows: &[HandleRow],
-        strays: &mut Vec<Stray>,
-    ) -> Result<(), HostError> {
-        let known: HashSet<&str> = rows
-            .iter()
-            .filter(|row| row.kind == Process::KIND)
-            .filter_map(|row| row.spec.get("mark").and_then(|mark| mark.as_str()))
-            .collect();
-        for (pid, sandbox) in process::find_all(self.instance)? {
-            let mark = process::mark(self.instance, sandbox);
-            if known.contains(mark.as_str()) {
-                continue;
-            }
-            let spec = ProcessSpec { mark };
-            strays.push(Stray {
-                kind: Process::KIND.to_owned(),
-                what: format!(
-                    "process {pid} is the machine of sandbox {sandbox}, which has no record"
-                ),
-                row: serde_json::to_value(spec).ok().map(|spec| HandleRow {
-                    id: HandleId::from_bits(0),
-                    seq: 0,
-                    owner: Owner::Machine(sandbox),
-                    kind: Process::KIND.to_owned(),
-                    state: HandleState::Reserved,
-                    spec,
-                    identity: None,
-                    depends_on: Vec::new(),
-                    boot_id: process::boot_id(),
-                    created_at: Timestamp::now(),
-                }),
-            });
-        }
-        Ok(())
     }
 }
 
@@ -158,6 +105,25 @@ impl Host for LinuxHost {
         process::acquire(slot, launch)
     }
 
+    fn attach_loop(&self, slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold), HostError> {
+        self.own(&slot.spec().path)?;
+        loops::acquire(slot)
+    }
+
+    fn make_device(&self, slot: Reservation<Device>) -> Result<Held<Device>, HostError> {
+        self.own_device(slot.spec())?;
+        dm::acquire(slot)
+    }
+
+    fn switch_device(&self, device: &DeviceSpec, table: &[Segment]) -> Result<(), HostError> {
+        self.own_device(device)?;
+        dm::switch(device, table)
+    }
+
+    fn device_table(&self, device: &DeviceSpec) -> Result<Vec<Segment>, HostError> {
+        dm::table_of(device)
+    }
+
     fn probe(&self, row: &HandleRow) -> Result<Presence, HostError> {
         match row.kind.as_str() {
             Directory::KIND => directory::probe(
@@ -168,6 +134,8 @@ impl Host for LinuxHost {
             Socket::KIND => {
                 socket::probe(&row.spec::<Socket>()?, row.identity::<Socket>()?.as_ref())
             }
+            Loop::KIND => loops::probe(&row.spec::<Loop>()?, row.identity::<Loop>()?.as_ref()),
+            Device::KIND => dm::probe(&row.spec::<Device>()?),
             Mount::KIND => mount::probe(&row.spec::<Mount>()?, row.identity::<Mount>()?.as_ref()),
             Process::KIND => {
                 process::probe(&row.spec::<Process>()?, row.identity::<Process>()?.as_ref())
@@ -193,6 +161,16 @@ impl Host for LinuxHost {
                 self.own(&spec.path)?;
                 socket::release(&spec, row.identity::<Socket>()?.as_ref())
             }
+            Loop::KIND => {
+                let spec = row.spec::<Loop>()?;
+                self.own(&spec.path)?;
+                loops::release(&spec, row.identity::<Loop>()?.as_ref())
+            }
+            Device::KIND => {
+                let spec = row.spec::<Device>()?;
+                self.own_device(&spec)?;
+                dm::release(&spec)
+            }
             Mount::KIND => {
                 let spec = row.spec::<Mount>()?;
                 self.own(&spec.target)?;
@@ -206,11 +184,7 @@ impl Host for LinuxHost {
     }
 
     fn strays(&self, rows: &[HandleRow]) -> Result<Vec<Stray>, HostError> {
-        let mut strays = Vec::new();
-        self.stray_files(rows, &mut strays)?;
-        self.stray_processes(rows, &mut strays)?;
-        strays.sort_by(|a, b| a.what.cmp(&b.what));
-        Ok(strays)
+        strays::find(&self.layout, self.instance, rows)
     }
 
     fn publish(&self, path: &Path, bytes: &[u8]) -> Result<(), HostError> {
@@ -239,5 +213,9 @@ impl Host for LinuxHost {
 
     fn usage(&self, path: &Path) -> Result<u64, HostError> {
         usage::usage(path)
+    }
+
+    fn space(&self, path: &Path) -> Result<usage::Space, HostError> {
+        usage::space(path)
     }
 }

@@ -26,14 +26,34 @@ pub fn usage(path: &Path) -> Result<u64, HostError> {
     Ok(total)
 }
 
+/// Space of a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What an ordinary user may still write.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// The space of the file system of `path`.
+///
+/// # Errors
+/// When the file system does not tell.
+pub fn space(path: &Path) -> Result<Space, HostError> {
+    let found =
+        rustix::fs::statvfs(path).map_err(HostError::path("ask for the free space of", path))?;
+    Ok(Space {
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+        total: found.f_blocks.saturating_mul(found.f_frsize),
+    })
+}
+
 /// Bytes that an ordinary user may still write to the file system of `path`.
 ///
 /// # Errors
 /// When the file system does not tell.
 pub fn free_space(path: &Path) -> Result<u64, HostError> {
-    let found =
-        rustix::fs::statvfs(path).map_err(HostError::path("ask for the free space of", path))?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    space(path).map(|found| found.free)
 }
 
 /// Memory of the host, in bytes.

@@ -402,6 +402,25 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
+    /// What the handle stands on from now on, beside what it stood on before.
+    pub fn add_dependencies(&mut self, id: HandleId, more: &[HandleId]) -> Result<(), LedgerError> {
+        let mut row = self
+            .handle(id)?
+            .ok_or_else(|| LedgerError::Missing(format!("handle {id}")))?;
+        row.depends_on.extend(
+            more.iter()
+                .filter(|id| !row.depends_on.contains(id))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+        self.execute(
+            "UPDATE handles SET depends_on = ?2 WHERE id = ?1",
+            &[&id.to_string(), &encode("dependencies", &row.depends_on)?],
+        )?;
+        self.mark(row.owner);
+        Ok(())
+    }
+
     pub(crate) fn delete_handle(&mut self, row: &HandleRow) -> Result<(), LedgerError> {
         self.mark(row.owner);
         self.execute("DELETE FROM handles WHERE id = ?1", &[&row.id.to_string()])
@@ -423,6 +442,11 @@ impl<'a> Tx<'a> {
     /// Every handle, in the order of reservation.
     pub fn handles(&self) -> Result<Vec<HandleRow>, LedgerError> {
         self.handles_where("ORDER BY seq", &[])
+    }
+
+    /// Every handle of one kind, in the order of reservation.
+    pub fn handles_of_kind(&self, kind: &str) -> Result<Vec<HandleRow>, LedgerError> {
+        self.handles_where("WHERE kind = ?1 ORDER BY seq", &[&kind])
     }
 
     fn handles_where(

@@ -136,6 +136,9 @@ pub struct Sandbox {
     pub transition: Option<Transition>,
     /// Why it failed.
     pub reason: Option<String>,
+    /// Whether its vCPUs stand still because the host's disk is nearly full. It goes on by itself.
+    #[serde(default)]
+    pub frozen: bool,
     /// Virtual processors.
     pub cpus: u32,
     /// Guest memory, in bytes.
@@ -146,7 +149,7 @@ pub struct Sandbox {
     pub disk_used: ByteSize,
     /// Depth of its chain of layers.
     pub layers: u64,
-    /// "qcow2" or "copy".
+    /// "dm", "qcow2" or "copy".
     pub backend: String,
     /// The monitor, as "qemu 7.2.22 (tcg)".
     pub monitor: Option<String>,

@@ -12,6 +12,9 @@ pub enum DiskFormat {
     Raw,
     /// A qcow2 overlay; its backing file is the next layer below.
     Qcow2,
+    /// A persistent exception store of device-mapper's snapshot target. No monitor opens it: what it
+    /// opens is a device over it.
+    Snapshot,
 }
 
 /// One file of a chain.

@@ -135,3 +135,41 @@ async fn a_new_engine_adopts_what_runs() {
     assert_eq!(lab.disk(id), ["template", "kept"]);
     lab.assert_no_violations();
 }
+
+#[tokio::test]
+async fn guests_stand_still_on_a_full_disk_and_go_on_with_space() {
+    // covers R28
+    let rig = Rig::new().unwrap();
+    rig.install(&rig.site(Injector::default()).unwrap())
+        .unwrap();
+    let script = Arc::new(Script::at(usize::MAX, Verdict::Proceed));
+    let faults = Injector::new(Arc::clone(&script) as Arc<dyn Faults>);
+    let (engine, _) = Engine::assemble(rig.parts(Backend::Qcow2, faults).unwrap()).await;
+    let lab = Lab::over(rig, engine);
+    let (world, engine) = (&lab.rig.world, &lab.engine);
+    let id = lab.started("one").await;
+    let _ = lab.started("two").await;
+    world.set_free_space(1 << 20);
+    engine.check_the_disk().await.unwrap();
+    assert!(!world.guest(id).unwrap().running, "it may go on writing");
+    assert!(engine.sandbox("one").unwrap().frozen);
+    let refused = engine.start("two").await;
+    assert!(refused.is_err());
+    let request = from_json(serde_json::json!({ "sandbox": "one" }));
+    let error = engine.create_checkpoint(request).await.unwrap_err();
+    assert!(error.to_string().contains("nearly full"), "{error}");
+    // What frees space works.
+    engine.remove("two", true).await.unwrap();
+
+    // The next engine does not let it go on either.
+    script.kill();
+    let parts = lab.rig.parts(Backend::Qcow2, Injector::default()).unwrap();
+    let (next, _) = Engine::assemble(parts).await;
+    assert!(!world.guest(id).unwrap().running, "adoption let it go on");
+    world.set_free_space(1 << 40);
+    next.check_the_disk().await.unwrap();
+    assert!(world.guest(id).unwrap().running);
+    assert!(!next.sandbox("one").unwrap().frozen);
+    next.remove("one", true).await.unwrap();
+    lab.assert_no_violations();
+}

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use cowslip_host::file::Inode;
 use cowslip_host::mount::MountIdentity;
 use cowslip_host::process::mark;
+use cowslip_host::usage::Space;
 use cowslip_host::{
-    Content, Directory, File, Head, Host, HostError, Launch, Layout, Mount, Process, ProcessSpec,
-    Socket,
+    Content, Device, DeviceSpec, Directory, File, Head, Host, HostError, Launch, Layout, Loop,
+    LoopHold, Mount, Process, ProcessSpec, Segment, Socket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
@@ -199,6 +200,13 @@ fn release(inner: &mut Inner, named: &Named) -> Result<(), HostError> {
     Ok(())
 }
 
+/// Device-mapper is proven on a real kernel, in the test VM; this host has none.
+fn no_devices(what: &Path) -> HostError {
+    HostError::path("use block devices for", what)(std::io::Error::from(
+        std::io::ErrorKind::Unsupported,
+    ))
+}
+
 impl Host for SimHost {
     fn boot_id(&self) -> String {
         self.world.boot_id()
@@ -224,6 +232,9 @@ impl Host for SimHost {
         self.own(&path)?;
         let inode = self.step("host: make file", |inner| match content {
             Content::Bytes(bytes) => inner
+                .create(&path, Node::File(FileNode::with_bytes(bytes)))
+                .map_err(HostError::path("create", &path)),
+            Content::Beginning { bytes, .. } => inner
                 .create(&path, Node::File(FileNode::with_bytes(bytes)))
                 .map_err(HostError::path("create", &path)),
             Content::CloneOf { source, size } => inner
@@ -288,6 +299,22 @@ impl Host for SimHost {
             Ok(inner.spawn(&mark, sandbox, directories.collect()))
         })?;
         Ok(slot.acquired(identity)?)
+    }
+
+    fn attach_loop(&self, slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold), HostError> {
+        Err(no_devices(&slot.spec().path))
+    }
+
+    fn make_device(&self, slot: Reservation<Device>) -> Result<Held<Device>, HostError> {
+        Err(no_devices(Path::new(&slot.spec().name)))
+    }
+
+    fn switch_device(&self, device: &DeviceSpec, _table: &[Segment]) -> Result<(), HostError> {
+        Err(no_devices(Path::new(&device.name)))
+    }
+
+    fn device_table(&self, device: &DeviceSpec) -> Result<Vec<Segment>, HostError> {
+        Err(no_devices(Path::new(&device.name)))
     }
 
     fn probe(&self, row: &HandleRow) -> Result<Presence, HostError> {
@@ -417,6 +444,11 @@ impl Host for SimHost {
             Ok::<_, std::io::Error>(file)
         };
         make().map(Some).map_err(HostError::path("open", path))
+    }
+
+    /// Not a step: it is looked at by the clock, so a harness that counts steps must not meet it.
+    fn space(&self, _path: &Path) -> Result<Space, HostError> {
+        Ok(self.world.lock().space)
     }
 
     fn usage(&self, path: &Path) -> Result<u64, HostError> {

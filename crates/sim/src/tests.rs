@@ -29,6 +29,10 @@ struct Disk<'a>(&'a Arc<dyn Machine>);
 
 #[async_trait]
 impl LiveDisk for Disk<'_> {
+    fn sandbox(&self) -> SandboxId {
+        ONE
+    }
+
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), StoreError> {
         let swap = |error: VmmError| StoreError::Swap {
             sandbox: ONE,

@@ -2,6 +2,7 @@
 //!
 //! | backend | needs | a layer is | a freeze |
 //! |---|---|---|---|
+//! | `dm`    | root, device-mapper | an exception store under dm-snapshot | the disk's table is switched |
 //! | `qcow2` | nothing | an overlay over the one below | the guest goes on in a new overlay |
 //! | `copy`  | nothing | a whole disk | a copy (shared extents where the file system can) is set aside |
 //!
@@ -14,6 +15,7 @@
 pub mod changes;
 mod compare;
 mod copy;
+mod dm;
 pub mod exceptions;
 mod flatten;
 mod layer;
@@ -37,6 +39,8 @@ use changes::Changes;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
+    /// Exception stores of dm-snapshot.
+    Dm,
     /// qcow2 overlays.
     Qcow2,
     /// Whole copies.
@@ -48,6 +52,7 @@ impl Backend {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Dm => "dm",
             Self::Qcow2 => "qcow2",
             Self::Copy => "copy",
         }
@@ -58,6 +63,7 @@ impl Backend {
 #[must_use]
 pub fn open(backend: Backend) -> Arc<dyn Volumes> {
     match backend {
+        Backend::Dm => Arc::new(dm::Dm::default()),
         Backend::Qcow2 => Arc::new(qcow2::Qcow2),
         Backend::Copy => Arc::new(copy::Copy),
     }
@@ -146,6 +152,9 @@ pub trait LiveDisk: Send + Sync {
     /// When the machine did not change over; it still writes the old top then.
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), StoreError>;
 
+    /// Whose it is.
+    fn sandbox(&self) -> SandboxId;
+
     /// The file that the guest's writes go to now.
     ///
     /// # Errors
@@ -188,6 +197,55 @@ pub trait Volumes: Send + Sync + 'static {
         owner: SandboxId,
         layers: &[LayerRecord],
     ) -> Result<DiskChain, StoreError>;
+
+    /// Checks a chain as [`Volumes::activate`] does, and does nothing else.
+    ///
+    /// # Errors
+    /// When a part of it is damaged or gone.
+    async fn check(
+        &self,
+        site: &Site,
+        owner: SandboxId,
+        layers: &[LayerRecord],
+    ) -> Result<(), StoreError> {
+        self.activate(site, owner, layers).await.map(drop)
+    }
+
+    /// Takes down what was made ready and no machine uses any more. Called when a machine has ended;
+    /// what fails is tried again the next time.
+    ///
+    /// # Errors
+    /// When something could not be taken down.
+    async fn retire(&self, _site: &Site) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Before the vCPUs stand still: whatever of a freeze needs no standstill.
+    ///
+    /// # Errors
+    /// When it failed; nothing has changed for the machine then.
+    async fn prepare_freeze(
+        &self,
+        _site: &Site,
+        _top: &LayerRecord,
+        _other: &LayerRecord,
+        _disk: &dyn LiveDisk,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Whether the guest's writes go to `layer` now.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    async fn is_written(
+        &self,
+        site: &Site,
+        layer: &LayerRecord,
+        disk: &dyn LiveDisk,
+    ) -> Result<bool, StoreError> {
+        Ok(disk.disk_top().await? == self.path(site, layer))
+    }
 
     /// With the vCPUs standing still: freezes the disk of a running machine. `other` is the new layer
     /// ([`FreezeStyle`]); for [`FreezeStyle::NewTop`] its file exists, for [`FreezeStyle::SetAside`]

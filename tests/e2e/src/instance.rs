@@ -22,7 +22,8 @@ use crate::survivors;
 /// A storage backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// qcow2 overlays.
+    /// Layers that are shared: qcow2 overlays, or what `COWSLIP_TEST_BACKEND` names (the test VM says
+    /// "dm"), so that every test runs on every such backend.
     Qcow2,
     /// Whole copies.
     Copy,
@@ -87,11 +88,12 @@ impl Instance {
         place(&assets::program(), &at("bin/cowslip"));
         place(&assets::agent(), &at("bin/cowslip-agent"));
         let backend = match setup.backend {
-            Backend::Qcow2 => "qcow2",
+            Backend::Qcow2 => &preferred("COWSLIP_TEST_BACKEND", "qcow2"),
             Backend::Copy => "copy",
         };
+        let accelerator = preferred("COWSLIP_TEST_ACCELERATOR", "tcg");
         let config = format!(
-            "[storage]\nbackend = \"{backend}\"\n[machine]\naccelerator = \"tcg\"\n{}\n",
+            "[storage]\nbackend = \"{backend}\"\n[machine]\naccelerator = \"{accelerator}\"\n{}\n",
             setup.machine
         );
         fs::write(at("config.toml"), config).unwrap();
@@ -311,6 +313,13 @@ impl Instance {
         assert!(report.healthy, "{:?}", report.checks);
     }
 
+    /// No device of this instance, and none over a file of it.
+    fn assert_no_devices(&self) {
+        let instance = fs::read_to_string(self.state.join("instance")).unwrap_or_default();
+        let left = survivors::devices(instance.trim(), &self.state);
+        assert!(left.is_empty(), "devices are left: {left:?}");
+    }
+
     /// Nothing may be there but these files: no machine, no other file, no row.
     ///
     /// # Panics
@@ -319,6 +328,7 @@ impl Instance {
         self.assert_agreement();
         let machines = self.machines();
         assert!(machines.is_empty(), "machines are left: {machines:?}");
+        self.assert_no_devices();
         let found = self.files();
         let more: Vec<_> = found.difference(files).collect();
         let less: Vec<_> = files.difference(&found).collect();
@@ -345,6 +355,7 @@ impl Instance {
         marks.extend(self.machine_mark());
         let left = survivors::processes(&marks);
         assert!(left.is_empty(), "processes survived: {left:?}");
+        self.assert_no_devices();
         let objects: Vec<_> = self
             .files()
             .into_iter()
@@ -403,6 +414,10 @@ impl Drop for Instance {
             std::panic::resume_unwind(cause);
         }
     }
+}
+
+fn preferred(variable: &str, else_this: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| else_this.to_owned())
 }
 
 /// Puts a program into the instance's own directory, where a build meanwhile does not change it.

@@ -32,6 +32,28 @@ pub(crate) fn processes(marks: &[String]) -> Vec<(Pid, String)> {
     found
 }
 
+/// Devices of device-mapper with `instance` in their names, and loop devices over files below `state`.
+pub(crate) fn devices(instance: &str, state: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/sys/block")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        // Absent where it is another kind of device, or gone meanwhile.
+        let read = |name: &str| std::fs::read_to_string(entry.path().join(name));
+        let name = read("dm/name").unwrap_or_default();
+        if !instance.is_empty() && name.contains(instance) {
+            found.push(name.trim().to_owned());
+        }
+        let file = read("loop/backing_file").unwrap_or_default();
+        if Path::new(file.trim()).starts_with(state) {
+            found.push(format!("{:?} over {}", entry.file_name(), file.trim()));
+        }
+    }
+    found
+}
+
 /// Becomes readable when the process ends; none where it has.
 pub(crate) fn watch(pid: Pid) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()

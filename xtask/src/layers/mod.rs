@@ -57,6 +57,16 @@ const ALL_REAL: &[&str] = &[
     "cowslip-server",
 ];
 
+/// What tests of the whole may use beside that.
+const TESTS: &[&str] = &[
+    "cowslip-model",
+    "cowslip-ledger",
+    "cowslip-host",
+    "cowslip-store",
+    "cowslip-engine",
+    "cowslip-e2e",
+];
+
 const LAYERS: &[Layer] = &[
     layer("cowslip-model", &[]),
     layer("cowslip-ledger", &["cowslip-model"]),
@@ -91,6 +101,7 @@ const LAYERS: &[Layer] = &[
     layer("cowslip", ALL_REAL),
     layer("cowslip-agent", &["cowslip-model", "cowslip-proto"]),
     layer("cowslip-e2e", ALL_REAL),
+    layer("cowslip-vm-tests", TESTS),
     layer("cowslip-benches", ALL_REAL),
     layer("xtask", &[]),
 ];

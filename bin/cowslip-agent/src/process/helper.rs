@@ -27,6 +27,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 
 use super::user;
+use crate::sys;
 
 /// What to become. Travels in a memory file, so its size is no matter.
 #[derive(Clone, PartialEq, Message)]
@@ -114,6 +115,7 @@ fn prepare(socket: &UnixStream) -> Result<(Request, Option<String>), Failure> {
         let _ = File::from(cgroup).write_all(b"0");
     }
     limit_files();
+    sys::default_signals();
     rustix::process::setsid().map_err(|e| Failure::other("begin a session")(e.into()))?;
     let stdio = || {
         if request.pty {

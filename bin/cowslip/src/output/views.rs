@@ -33,14 +33,17 @@ pub(crate) fn span(span: Duration) -> String {
 
 fn state(sandbox: &Sandbox) -> (String, Tone) {
     let tone = match sandbox.state {
+        SandboxState::Running if sandbox.frozen => Tone::Warning,
         SandboxState::Running => Tone::Good,
         SandboxState::Failed => Tone::Bad,
         SandboxState::Paused | SandboxState::Creating => Tone::Warning,
         SandboxState::Stopped => Tone::Plain,
     };
-    let text = sandbox
-        .transition
-        .map_or_else(|| sandbox.state.to_string(), |way| way.to_string());
+    let text = match sandbox.transition {
+        Some(way) => way.to_string(),
+        None if sandbox.frozen => format!("{}, disk full", sandbox.state),
+        None => sandbox.state.to_string(),
+    };
     (text, tone)
 }
 

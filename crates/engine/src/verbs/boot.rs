@@ -222,8 +222,14 @@ impl Engine {
     /// Ends the sandbox's machine and waits until it is gone; without one there is nothing to do.
     pub(crate) async fn end_machine(&self, id: SandboxId) -> Result<(), EngineError> {
         self.live.remove(id);
+        self.water.thaw(id);
         let site = self.site.clone();
-        Ok(blocking(move || unwind(&site, Owner::Machine(id))).await??)
+        let unwound = blocking(move || unwind(&site, Owner::Machine(id))).await?;
+        // What machines shared and none uses any more; what stays is tried again with the next end.
+        if let Err(error) = self.volumes.retire(&self.site).await {
+            tracing::warn!(%error, "a disk's devices stay in the ledger");
+        }
+        Ok(unwound?)
     }
 
     /// The machine of a running sandbox.
@@ -261,6 +267,7 @@ impl Engine {
         record: &SandboxRecord,
         live: &Live,
     ) -> Result<AgentClient, EngineError> {
+        self.refuse_frozen(record.id, &record.name.to_string())?;
         let guest = self.guest(record, live).await?;
         guest
             .agent()

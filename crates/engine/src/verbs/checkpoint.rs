@@ -41,6 +41,10 @@ pub(crate) struct MachineDisk<'a> {
 
 #[async_trait]
 impl LiveDisk for MachineDisk<'_> {
+    fn sandbox(&self) -> SandboxId {
+        self.sandbox
+    }
+
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), StoreError> {
         self.machine
             .change_disk(next)
@@ -257,8 +261,15 @@ impl Engine {
                 .make_layer(&self.site, &plan.other, Some(&plan.top))
                 .await?;
         }
-        let begun = Instant::now();
         let machine = &live.machine;
+        let disk = MachineDisk {
+            sandbox: sandbox.id,
+            machine,
+        };
+        self.volumes
+            .prepare_freeze(&self.site, &plan.top, &plan.other, &disk)
+            .await?;
+        let begun = Instant::now();
         let stopped = async {
             machine.pause().await?;
             let paused = Instant::now();
@@ -431,13 +442,25 @@ impl Engine {
                 record.name
             )));
         };
-        let layer = self.site.ledger.read(|tx| tx.layer(next))?;
-        let next_path = layer.map(|layer| self.volumes.path(&self.site, &layer));
-        if Some(live.machine.disk_top().await?) == next_path {
+        if self.writes_next(id, next, &live.machine).await? {
             self.advance(id, "settle the swap: advance").map(drop)
         } else {
             self.revert(id, "settle the swap: revert")
         }
+    }
+
+    /// Whether a machine has changed over to `next`.
+    pub(crate) async fn writes_next(
+        &self,
+        sandbox: SandboxId,
+        next: LayerId,
+        machine: &Arc<dyn Machine>,
+    ) -> Result<bool, EngineError> {
+        let Some(layer) = self.site.ledger.read(|tx| tx.layer(next))? else {
+            return Ok(false);
+        };
+        let disk = MachineDisk { sandbox, machine };
+        Ok(self.volumes.is_written(&self.site, &layer, &disk).await?)
     }
 
     /// The next layer is given up; the caller collects it.

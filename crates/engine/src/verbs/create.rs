@@ -141,6 +141,7 @@ impl Engine {
         layer: &LayerRecord,
         check: impl FnOnce(&mut Tx<'_>) -> Result<(), EngineError>,
     ) -> Result<SandboxRecord, EngineError> {
+        self.refuse_without_space("create")?;
         self.site
             .ledger
             .write("create: record", Synchronous::Normal, |tx| {

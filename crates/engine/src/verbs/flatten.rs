@@ -26,7 +26,7 @@ use cowslip_store::FreezeStyle;
 use crate::error::EngineError;
 use crate::live::Live;
 use crate::lookup::Source;
-use crate::verbs::checkpoint::Plan;
+use crate::verbs::checkpoint::{MachineDisk, Plan};
 use crate::{Engine, blocking, names, to_the_end};
 
 /// A checkpoint that is never published: it holds a frozen layer for as long as it is read.
@@ -190,8 +190,15 @@ impl Engine {
                 .make_layer(&self.site, &plan.other, Some(&plan.top))
                 .await?;
         }
-        self.guest(sandbox, live).await?.sync().await?;
         let machine = &live.machine;
+        let disk = MachineDisk {
+            sandbox: sandbox.id,
+            machine,
+        };
+        self.volumes
+            .prepare_freeze(&self.site, &plan.top, &plan.other, &disk)
+            .await?;
+        self.guest(sandbox, live).await?.sync().await?;
         let frozen = async {
             machine.pause().await?;
             self.freeze(sandbox.id, machine, plan).await

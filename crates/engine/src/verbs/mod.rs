@@ -16,6 +16,7 @@ mod info;
 mod kernel;
 mod layers;
 mod logs;
+mod low_water;
 mod open;
 mod pause;
 mod rebuild;

@@ -50,6 +50,7 @@ impl Engine {
             images: parts.images,
             live: crate::live::LiveTable::default(),
             boots: crate::boots::Boots::default(),
+            water: crate::water::Water::default(),
             locks: Mutex::new(HashMap::new()),
             collecting: tokio::sync::Mutex::new(()),
             events,
@@ -61,6 +62,10 @@ impl Engine {
         });
         if let Err(error) = engine.site.ledger.renew_mirrors() {
             tracing::warn!(%error, "the mirror files may be behind the ledger");
+        }
+        // Before machines are adopted: their vCPUs go on only if there is space for what they write.
+        if let Err(error) = engine.look_at_the_disk().await {
+            tracing::warn!(%error, "the free space is not known");
         }
         let recovered = engine.recover().await.unwrap_or_else(|error| Recovered {
             done: Vec::new(),
@@ -88,7 +93,7 @@ fn real_parts(config: Config) -> Result<Parts, OpenError> {
             tracing::warn!(what, "the database had lost it; recorded again");
         }
     }
-    let (backend, note) = choose_backend(config.storage.backend);
+    let (backend, note) = choose_backend(config.storage.backend)?;
     Ok(Parts {
         monitors: Arc::new(QemuMonitors::new(&config)),
         volumes: cowslip_store::open(backend),
@@ -129,15 +134,33 @@ fn open_ledger(state: &Path) -> Result<Ledger, OpenError> {
 }
 
 /// The best backend that this host can do, and why.
-fn choose_backend(choice: BackendChoice) -> (Backend, String) {
+fn choose_backend(choice: BackendChoice) -> Result<(Backend, String), OpenError> {
+    let configured = |backend| Ok((backend, "configured".to_owned()));
     match choice {
-        BackendChoice::Qcow2 => (Backend::Qcow2, "configured".to_owned()),
-        BackendChoice::Copy => (Backend::Copy, "configured".to_owned()),
-        BackendChoice::Auto => (
-            Backend::Qcow2,
-            "chosen: copy-on-write without device-mapper, under QEMU".to_owned(),
-        ),
+        BackendChoice::Qcow2 => configured(Backend::Qcow2),
+        BackendChoice::Copy => configured(Backend::Copy),
+        BackendChoice::Dm => device_mapper()
+            .map_err(|why| OpenError::Backend { why })
+            .and_then(|()| configured(Backend::Dm)),
+        BackendChoice::Auto => Ok(match device_mapper() {
+            Ok(()) => (
+                Backend::Dm,
+                "chosen: this host has device-mapper with the snapshot target".to_owned(),
+            ),
+            Err(why) => (
+                Backend::Qcow2,
+                format!("chosen: copy-on-write without device-mapper, under QEMU ({why})"),
+            ),
+        }),
     }
+}
+
+/// Whether this engine can use device-mapper, or why not.
+fn device_mapper() -> Result<(), String> {
+    if !cowslip_host::process::is_root() {
+        return Err("device-mapper needs root".to_owned());
+    }
+    cowslip_host::dm::usable().map_err(|error| crate::error::chain(&error).join(": "))
 }
 
 /// Makes a directory that only its owner may enter, or checks that it is one.

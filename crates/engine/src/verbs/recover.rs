@@ -82,7 +82,10 @@ impl Engine {
                 }
             }
         }
-        // What the actions freed.
+        // What the actions freed: devices first, since layers go only without them.
+        if let Err(error) = self.volumes.retire(&self.site).await {
+            recovered.left.push(chain(&error).join(": "));
+        }
         if let Err(error) = self.collect_layers().await {
             recovered.left.push(chain(&error).join(": "));
         }
@@ -157,20 +160,19 @@ impl Engine {
         let machine = vmm
             .attach(&self.site, &self.machine_config(record, Some(disk)))
             .await?;
-        if record.next_layer.is_some() {
-            let layer = record
-                .next_layer
-                .map(|next| self.site.ledger.read(|tx| tx.layer(next)));
-            let next = layer.transpose()?.flatten();
-            let top = machine.disk_top().await?;
-            if next.is_some_and(|next| self.volumes.path(&self.site, &next) == top) {
+        if let Some(next) = record.next_layer {
+            if self.writes_next(id, next, &machine).await? {
                 self.advance(id, "adopt: advance")?;
             } else {
                 self.revert(id, "adopt: revert")?;
             }
         }
         if machine.state().await? == RunState::Paused {
-            machine.resume().await?;
+            if self.water.low().is_some() {
+                self.water.freeze(id);
+            } else {
+                machine.resume().await?;
+            }
         }
         let live = Live::new(machine, None);
         // A guest that does not answer now may be busy: the machine runs, and what needs the guest
@@ -238,8 +240,8 @@ impl Engine {
             return Ok(());
         };
         let layers = self.site.ledger.read(|tx| tx.chain(next))?;
-        match self.volumes.activate(&self.site, id, &layers).await {
-            Ok(_) => self.advance(id, "recover: advance").map(drop),
+        match self.volumes.check(&self.site, id, &layers).await {
+            Ok(()) => self.advance(id, "recover: advance").map(drop),
             Err(error) => {
                 tracing::warn!(sandbox = %record.name, %error, "the new layer was not finished; it goes");
                 self.revert(id, "recover: revert")

@@ -55,6 +55,15 @@ impl Engine {
                 reason: record.reason,
             });
         }
+        if matches!(
+            transition,
+            Transition::Starting
+                | Transition::Resuming
+                | Transition::Checkpointing
+                | Transition::Pausing
+        ) {
+            self.refuse_without_space(verb)?;
+        }
         self.change(
             id,
             &format!("{verb}: begin"),

@@ -76,7 +76,8 @@ impl Engine {
     /// Asks the guest to power off and waits for that, as long as `grace` and no longer than a guest
     /// that works would need: a wedged one is killed by what comes next.
     pub(crate) async fn shut_down(&self, record: &SandboxRecord, grace: Duration) {
-        if grace.is_zero() {
+        // A guest that stands still cannot answer.
+        if grace.is_zero() || self.water.is_frozen(record.id) {
             return;
         }
         let Some(live) = self.live.get(record.id) else {

@@ -103,6 +103,7 @@ impl Engine {
         progress: mpsc::Sender<ImportMessage>,
     ) -> Result<ImportMessage, EngineError> {
         self.refuse_taken(&name)?;
+        self.refuse_without_space("import")?;
         let engine = Arc::clone(self);
         to_the_end(async move {
             let id = TemplateId::random().map_err(LedgerError::from)?;

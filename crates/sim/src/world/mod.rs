@@ -22,6 +22,7 @@ pub(crate) use guest::{GuestState, Image, Machine, Memory};
 pub(crate) use processes::{LastWords, Process};
 
 use cowslip_host::file::Inode;
+use cowslip_host::usage::Space;
 
 /// The device number of the one file system.
 const DEVICE: u64 = 1;
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) violations: Vec<String>,
     /// Random bytes that guests were given.
     pub(crate) entropy: BTreeSet<Vec<u8>>,
+    pub(crate) space: Space,
     next_number: u64,
 }
 
@@ -57,6 +59,10 @@ impl World {
             mounts: BTreeMap::new(),
             violations: Vec::new(),
             entropy: BTreeSet::new(),
+            space: Space {
+                free: 1 << 40,
+                total: 2 << 40,
+            },
             next_number: 1000,
         };
         Ok(Self {
@@ -85,6 +91,11 @@ impl World {
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
+    }
+
+    /// What the disk has free from now on, in bytes.
+    pub fn set_free_space(&self, free: u64) {
+        self.lock().space.free = free;
     }
 
     /// The host loses power and boots again: processes and mounts are gone, and what was below

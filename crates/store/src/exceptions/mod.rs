@@ -21,7 +21,7 @@ mod flatten;
 mod format;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use cowslip_model::ByteSize;
 

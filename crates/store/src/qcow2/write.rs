@@ -91,7 +91,7 @@ pub(crate) fn empty_overlay(
 /// The format's name in a header.
 pub(crate) fn format_name(format: DiskFormat) -> &'static str {
     match format {
-        DiskFormat::Raw => "raw",
+        DiskFormat::Raw | DiskFormat::Snapshot => "raw",
         DiskFormat::Qcow2 => "qcow2",
     }
 }

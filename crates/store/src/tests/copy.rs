@@ -16,6 +16,10 @@ struct Untouched;
 
 #[async_trait]
 impl LiveDisk for Untouched {
+    fn sandbox(&self) -> SandboxId {
+        OWNER
+    }
+
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), StoreError> {
         panic!("asked to change to {next:?}")
     }

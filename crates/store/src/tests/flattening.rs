@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use super::ext4::{Ages, SIZE, assert_third};
 use super::qcow2::io;
 use super::{Bench, TEMPLATE_SIZE, tool};
+use crate::exceptions::CHUNK_SECTORS;
+use crate::exceptions::tests::writer::Writer;
 use crate::{Backend, FlattenStats, StoreError};
 
 const OUT: Owner = Owner::Template(TemplateId::from_bits(8));
@@ -209,11 +211,44 @@ async fn one_table_is_not_read_for_two_parts_of_the_disk() {
     assert!(error.to_string().contains("used twice"), "{error}");
 }
 
+/// Writes blocks of 4 KiB to a fresh layer as what writes such layers would.
+fn write_blocks(bench: &Bench, layer: &LayerRecord, blocks: &[(u64, Vec<u8>)]) {
+    let path = bench.path(layer);
+    if bench.volumes.backend() == Backend::Qcow2 {
+        let content = bench.site.layout.state().join("content");
+        for (block, bytes) in blocks {
+            std::fs::write(&content, bytes).unwrap();
+            let from = content.display();
+            io(
+                bench,
+                layer,
+                &format!("write -s {from} {} 4k", block * 4096),
+            );
+        }
+        return;
+    }
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    if bench.volumes.backend() == Backend::Dm {
+        let mut store = Writer::on(file, CHUNK_SECTORS);
+        for (block, bytes) in blocks {
+            store.put(*block, bytes);
+        }
+        return;
+    }
+    for (block, bytes) in blocks {
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, block * 4096).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_flattened_file_system_is_clean_and_the_newest() {
-    // covers R24, on overlays and on copies
+    // covers R24: overlays, copies, and exception stores without a device
     let ages = Ages::new();
-    for backend in [Backend::Qcow2, Backend::Copy] {
+    for backend in [Backend::Qcow2, Backend::Copy, Backend::Dm] {
         let bench = Bench::new(backend);
         std::fs::copy(
             &ages.paths[0],
@@ -238,24 +273,7 @@ async fn a_flattened_file_system_is_clean_and_the_newest() {
         for age in [1, 2] {
             let parent = layers.last().cloned();
             let layer = bench.made(age as u64, parent.as_ref(), SIZE).await;
-            let content = ages.dir.path().join("content");
-            for (block, bytes) in ages.changed(age) {
-                if backend == Backend::Copy {
-                    let file = std::fs::OpenOptions::new()
-                        .write(true)
-                        .open(bench.path(&layer));
-                    std::os::unix::fs::FileExt::write_all_at(&file.unwrap(), &bytes, block * 4096)
-                        .unwrap();
-                    continue;
-                }
-                std::fs::write(&content, &bytes).unwrap();
-                let from = content.display();
-                io(
-                    &bench,
-                    &layer,
-                    &format!("write -s {from} {} 4k", block * 4096),
-                );
-            }
+            write_blocks(&bench, &layer, &ages.changed(age));
             layers.push(layer);
         }
         let before = layers

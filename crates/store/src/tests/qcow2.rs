@@ -318,6 +318,10 @@ struct Disk {
 
 #[async_trait]
 impl LiveDisk for Disk {
+    fn sandbox(&self) -> SandboxId {
+        OWNER
+    }
+
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), StoreError> {
         if self.changes {
             next.path.clone_into(&mut self.top.lock().unwrap());

@@ -44,7 +44,8 @@ pub(super) struct DiskOptions {
 
 fn driver(format: DiskFormat) -> &'static str {
     match format {
-        DiskFormat::Raw => "raw",
+        // What a monitor opens over an exception store is a device: the disk's own bytes.
+        DiskFormat::Raw | DiskFormat::Snapshot => "raw",
         DiskFormat::Qcow2 => "qcow2",
     }
 }
@@ -81,14 +82,23 @@ fn written_file(name: &str, started: &Path) -> Option<PathBuf> {
     })
 }
 
-fn file_node(node: &str, set: i64, read_only: bool) -> Value {
+/// Whether the open file is a block device.
+fn is_device(file: &std::fs::File) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    file.metadata()
+        .is_ok_and(|found| found.file_type().is_block_device())
+}
+
+/// `device`: it is a block device. What the guest writes to one goes straight there, since a device
+/// that is switched under the monitor must not have writes waiting in a cache above it.
+fn file_node(node: &str, set: i64, read_only: bool, device: bool) -> Value {
     let mut value = json!({
-        "driver": "file",
+        "driver": if device { "host_device" } else { "file" },
         "node-name": format!("{node}{FILE}"),
         "filename": format!("/dev/fdset/{set}"),
         "locking": "off",
         "aio": "threads",
-        "cache": { "direct": false, "no-flush": true },
+        "cache": { "direct": device, "no-flush": true },
         "drop-cache": false,
     });
     if let Some(object) = value.as_object_mut() {
@@ -129,12 +139,14 @@ pub(super) fn options(chain: &DiskChain, passed: &mut Passed) -> Result<DiskOpti
     for (index, layer) in chain.frozen.iter().enumerate() {
         set += 1;
         let node = format!("below-{index}");
-        let fd = passed.add(open_disk(&layer.path, false)?);
+        let file = open_disk(&layer.path, false)?;
+        let device = is_device(&file);
+        let fd = passed.add(file);
         arguments.extend([
             "-add-fd".to_owned(),
             format!("fd={fd},set={set},opaque={node}:r"),
         ]);
-        push_node(&mut arguments, &file_node(&node, set, true));
+        push_node(&mut arguments, &file_node(&node, set, true, device));
         push_node(
             &mut arguments,
             &format_node(&node, layer, below.as_deref(), true),
@@ -143,14 +155,17 @@ pub(super) fn options(chain: &DiskChain, passed: &mut Passed) -> Result<DiskOpti
     }
     set += 1;
     let node = written_node(&chain.top.path)?;
+    let mut device = false;
     for (write, word) in [(true, "w"), (false, "r")] {
-        let fd = passed.add(open_disk(&chain.top.path, write)?);
+        let file = open_disk(&chain.top.path, write)?;
+        device = is_device(&file);
+        let fd = passed.add(file);
         arguments.extend([
             "-add-fd".to_owned(),
             format!("fd={fd},set={set},opaque={node}:{word}"),
         ]);
     }
-    push_node(&mut arguments, &file_node(&node, set, false));
+    push_node(&mut arguments, &file_node(&node, set, false, device));
     push_node(
         &mut arguments,
         &format_node(&node, &chain.top, below.as_deref(), false),
@@ -261,7 +276,7 @@ async fn swap(
     set: i64,
     next: &DiskLayer,
 ) -> Result<(), QmpError> {
-    qmp.execute("blockdev-add", file_node(node, set, false))
+    qmp.execute("blockdev-add", file_node(node, set, false, false))
         .await?;
     qmp.execute("blockdev-add", format_node(node, next, None, false))
         .await?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cowslip_host::layout::Layout;
 use cowslip_host::process::{self, Launch, Process, ProcessSpec};
-use cowslip_host::{Directory, Site, Socket, SocketSpec};
+use cowslip_host::{Device, Directory, Site, Socket, SocketSpec};
 use cowslip_ledger::{Held, LedgerError, Owner, Resource};
 use cowslip_model::{HandleId, SandboxId};
 
@@ -156,14 +156,15 @@ pub(super) fn acquire(
     Ok(Acquired { process, sockets })
 }
 
-/// The handle of the machine's runtime directory: whatever lies in it goes before it.
+/// The handles of the machine's runtime directory and of its disk, where that is a device: what lies
+/// in the one and who opens the other goes before it.
 fn runtime_directory(site: &Site, sandbox: SandboxId) -> Result<Vec<HandleId>, LedgerError> {
     let rows = site
         .ledger
         .read::<_, LedgerError>(|tx| tx.handles_of(Owner::Machine(sandbox)))?;
     Ok(rows
         .iter()
-        .filter(|row| row.kind == Directory::KIND)
+        .filter(|row| [Directory::KIND, Device::KIND].contains(&row.kind.as_str()))
         .map(|row| row.id)
         .collect())
 }

@@ -50,7 +50,8 @@ fn from_each_source(backend: Backend) {
     // covers R24 R27
     let host = ready(backend);
     let _ = host.say("run -d --name source box -- sleep infinity").ok();
-    let write = "mkdir /root/dir; echo synced >/root/dir/a; head -c 3000000 /dev/zero >/root/zeros; sync";
+    let write =
+        "mkdir /root/dir; echo synced >/root/dir/a; head -c 3000000 /dev/zero >/root/zeros; sync";
     let _ = host.sh("source", write).ok();
     let point: Checkpoint = host.say("checkpoint create source --name point").json();
     let base: Template = host.say("template inspect box").json::<Vec<_>>().remove(0);
@@ -178,7 +179,10 @@ fn what_layers_changed_is_told() {
             assert!(after.changed.bytes() <= top + after.layers[0].changed.bytes());
         }
         let table = host.say("diff source").ok();
-        assert!(table.contains("together") && table.contains("over template box"), "{table}");
+        assert!(
+            table.contains("together") && table.contains("over template box"),
+            "{table}"
+        );
         let _ = host.say("rm --force source").ok();
         let _ = host.say("checkpoint rm point").ok();
     }

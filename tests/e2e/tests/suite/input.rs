@@ -267,6 +267,65 @@ fn a_full_disk() {
     drop(mount);
 }
 
+/// A guest that fills the host's disk stands still before the disk refuses a write, and goes on with
+/// space; meanwhile nothing hangs and what frees space works.
+#[test]
+fn a_guest_that_fills_the_hosts_disk_stands_still() {
+    // covers R28
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can mount a small file system");
+        return;
+    }
+    let host = Instance::new();
+    let state = host.state().to_owned();
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    let mount = Mounted::new(&state, "160m");
+    host.import_kernel(Kernel::Guest);
+    host.import("box", box_tar());
+    let follow = host.follow_events();
+    let write = "yes full | head -c 150000000 >/root/big; sync; md5sum </root/big; sleep 1000";
+    let _ = host
+        .say("run -d --name full --disk 2G box -- sh -c")
+        .arg(write)
+        .ok();
+    follow.wait_for("\"sandbox.frozen\"");
+    assert!(host.sandbox("full").frozen);
+    host.say("exec full -- true")
+        .run()
+        .refused(&["stands still", "nearly full"]);
+    host.say("checkpoint create full")
+        .run()
+        .refused(&["nearly full"]);
+    host.say("create box").run().refused(&["nearly full"]);
+    mount.resize("1g");
+    follow.wait_for("\"sandbox.thawed\"");
+    drop(follow);
+    // Every byte arrived: the host computes the same sum.
+    let log = host.say("logs --follow full").start();
+    log.wait_for("  -\n");
+    drop(log);
+    let data: Vec<u8> = b"full\n"
+        .iter()
+        .copied()
+        .cycle()
+        .take(150_000_000)
+        .collect();
+    let sum = host.scratch().join("big");
+    fs::write(&sum, data).unwrap();
+    let wanted = std::process::Command::new("md5sum")
+        .stdin(fs::File::open(&sum).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(
+        host.say("logs full").ok(),
+        String::from_utf8(wanted.stdout).unwrap().trim()
+    );
+    let _ = host.say("rm --force full").ok();
+    drop(host);
+    drop(mount);
+}
+
 fn random(length: usize) -> Vec<u8> {
     let mut word: u64 = 88_172_645_463_325_252;
     let mut bytes = Vec::with_capacity(length);
@@ -291,6 +350,14 @@ impl Mounted {
             .status();
         assert!(status.unwrap().success());
         Self(at.to_owned())
+    }
+
+    fn resize(&self, size: &str) {
+        let status = std::process::Command::new("mount")
+            .args(["-o", &format!("remount,size={size}")])
+            .arg(&self.0)
+            .status();
+        assert!(status.unwrap().success());
     }
 }
 

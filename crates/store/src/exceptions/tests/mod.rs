@@ -3,7 +3,7 @@
 mod damages;
 mod flattening;
 mod sizes;
-mod writer;
+pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

@@ -21,6 +21,11 @@ impl Writer {
         file.write_all_at(&blank_store(sectors).unwrap(), 0)
             .unwrap();
         file.set_len(store_size(disk, sectors).unwrap()).unwrap();
+        Self::on(file, sectors)
+    }
+
+    /// A file that is an empty store already.
+    pub(crate) fn on(file: File, sectors: u32) -> Self {
         let chunk = u64::from(sectors) * 512;
         Self {
             file,

@@ -1,0 +1,331 @@
+//! Backend `dm`: a layer is a persistent exception store of device-mapper's snapshot target.
+//!
+//! ```text
+//!  image.ext4 ──loop (ro, shared)──┬── dm-snapshot "layer A" ◄── dm-snapshot "layer B" ◄── "disk 1"
+//!  A.cow ──loop────────────────────┘     (frozen, shared)   ▲      (top, written)      dm-linear
+//!  B.cow ──loop─────────────────────────────────────────────┘
+//! ```
+//!
+//! What a monitor opens is always the *disk*, one linear segment over the top layer: a freeze makes a
+//! new layer over the top and switches the disk's table, which is one ioctl. The monitor keeps its
+//! device and its open file and notices nothing.
+//!
+//! A layer has one device, whoever uses it: it is made when the first machine needs it and taken down
+//! ([`Volumes::retire`]) when nothing stands on it any more. What stands on what is in the ledger, as
+//! dependencies of handles. All of that happens under one lock of this engine: the steps are short
+//! system calls, and a layer that is being taken down must not be found by somebody who begins to use it.
+
+mod devices;
+mod retire;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use cowslip_host::dm::{self, Role, SECTOR, whole};
+use cowslip_host::{Content, Device, DeviceSpec, Site, Target};
+use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource, Synchronous};
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
+
+use crate::changes::Changes;
+use crate::exceptions::{CHUNK_SECTORS, blank_store, store_size};
+use crate::layer::{
+    Flat, blocking, check_template, make_layer_file, not_smaller, open_layer, open_template,
+    sources, sync_layer,
+};
+use crate::{Backend, FlattenStats, FreezeStyle, LiveDisk, StoreError, Volumes, flatten};
+use devices::{Found, check_store, layer_device, root_device};
+
+/// The backend.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Dm {
+    one_at_a_time: Arc<Mutex<()>>,
+}
+
+fn guard(lock: &Mutex<()>) -> MutexGuard<'_, ()> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name of a sandbox's disk; its table is what changes.
+fn disk_spec(site: &Site, sandbox: SandboxId, target: Target, sectors: u64) -> DeviceSpec {
+    let table = whole(sectors, target);
+    DeviceSpec::new(site.ledger.instance(), Role::Disk, sandbox, table)
+}
+
+fn over(device: dm::DeviceNumber) -> Target {
+    Target::Linear { device, from: 0 }
+}
+
+/// The row of a sandbox's disk, if it has one.
+fn disk_row(site: &Site, sandbox: SandboxId) -> Result<Option<HandleRow>, StoreError> {
+    let rows = site
+        .ledger
+        .read(|tx| tx.handles_of(Owner::Machine(sandbox)))?;
+    Ok(rows.into_iter().find(|row| row.kind == Device::KIND))
+}
+
+fn sectors(layer: &LayerRecord) -> u64 {
+    layer.size.bytes() / SECTOR
+}
+
+/// The devices of a chain, base first; gives the top's.
+fn chain_device(
+    site: &Site,
+    owner: SandboxId,
+    layers: &[LayerRecord],
+) -> Result<Found, StoreError> {
+    let root = layers
+        .first()
+        .ok_or(StoreError::NoLayers { sandbox: owner })?;
+    let mut below = root_device(site, root)?;
+    for layer in layers {
+        below = layer_device(site, layer, &below)?;
+    }
+    Ok(below)
+}
+
+/// The disk of a sandbox over its top layer; one that is there already stays as it is.
+fn activate(
+    site: &Site,
+    owner: SandboxId,
+    layers: &[LayerRecord],
+) -> Result<DiskChain, StoreError> {
+    let top = layers
+        .last()
+        .ok_or(StoreError::NoLayers { sandbox: owner })?;
+    let found = disk_row(site, owner)?;
+    let number = match found
+        .as_ref()
+        .map(HandleRow::identity::<Device>)
+        .transpose()?
+    {
+        // The machine of an earlier engine has it open: what it stands on is as it left it.
+        Some(Some(identity)) => identity.number,
+        _ => {
+            let below = chain_device(site, owner, layers)?;
+            let spec = disk_spec(site, owner, over(below.number), sectors(top));
+            let slot =
+                site.ledger
+                    .reserve::<Device>(Owner::Machine(owner), spec, &[below.handle])?;
+            let held = site.host.make_device(slot)?;
+            let number = held.identity().number;
+            held.settle();
+            number
+        }
+    };
+    Ok(DiskChain {
+        frozen: Vec::new(),
+        top: DiskLayer {
+            path: dm::node(number),
+            format: DiskFormat::Raw,
+        },
+        size: top.size.bytes(),
+    })
+}
+
+#[async_trait]
+impl Volumes for Dm {
+    fn backend(&self) -> Backend {
+        Backend::Dm
+    }
+
+    fn format(&self) -> DiskFormat {
+        DiskFormat::Snapshot
+    }
+
+    fn freeze_style(&self) -> FreezeStyle {
+        FreezeStyle::NewTop
+    }
+
+    async fn make_layer(
+        &self,
+        site: &Site,
+        layer: &LayerRecord,
+        below: Option<&LayerRecord>,
+    ) -> Result<(), StoreError> {
+        let (site, layer, below) = (site.clone(), layer.clone(), below.cloned());
+        blocking("make a layer", move || {
+            let size = store_size(layer.size.bytes(), CHUNK_SECTORS)?;
+            match &below {
+                Some(below) => not_smaller(&layer, below.size)?,
+                None => not_smaller(&layer, check_template(&site, layer.template)?.size)?,
+            }
+            let bytes = blank_store(CHUNK_SECTORS)?;
+            let content = Content::Beginning {
+                bytes: &bytes,
+                size,
+            };
+            make_layer_file(&site, &layer, content)
+        })
+        .await
+    }
+
+    async fn activate(
+        &self,
+        site: &Site,
+        owner: SandboxId,
+        layers: &[LayerRecord],
+    ) -> Result<DiskChain, StoreError> {
+        let (site, layers, lock) = (
+            site.clone(),
+            layers.to_vec(),
+            Arc::clone(&self.one_at_a_time),
+        );
+        blocking("activate a volume", move || {
+            let _one_at_a_time = guard(&lock);
+            activate(&site, owner, &layers)
+        })
+        .await
+    }
+
+    async fn check(
+        &self,
+        site: &Site,
+        owner: SandboxId,
+        layers: &[LayerRecord],
+    ) -> Result<(), StoreError> {
+        let (site, layers) = (site.clone(), layers.to_vec());
+        blocking("check a volume", move || {
+            let root = layers
+                .first()
+                .ok_or(StoreError::NoLayers { sandbox: owner })?;
+            check_template(&site, root.template)?;
+            layers
+                .iter()
+                .try_for_each(|layer| check_store(&site, layer).map(drop))
+        })
+        .await
+    }
+
+    async fn retire(&self, site: &Site) -> Result<(), StoreError> {
+        let (site, lock) = (site.clone(), Arc::clone(&self.one_at_a_time));
+        blocking("take devices down", move || {
+            let _one_at_a_time = guard(&lock);
+            retire::retire(&site)
+        })
+        .await
+    }
+
+    /// Makes the device of the new layer: it reads through the top, which the guest may go on writing.
+    async fn prepare_freeze(
+        &self,
+        site: &Site,
+        top: &LayerRecord,
+        other: &LayerRecord,
+        disk: &dyn LiveDisk,
+    ) -> Result<(), StoreError> {
+        let (site, lock) = (site.clone(), Arc::clone(&self.one_at_a_time));
+        let (top, other, sandbox) = (top.clone(), other.clone(), disk.sandbox());
+        blocking("prepare a freeze", move || {
+            let _one_at_a_time = guard(&lock);
+            let below = devices::standing(&site, &top)?;
+            let new = layer_device(&site, &other, &below)?;
+            let row = disk_row(&site, sandbox)?.ok_or(StoreError::NoLayers { sandbox })?;
+            // Before the switch: whatever becomes of it, the new layer is not taken down under the disk.
+            site.ledger
+                .write("freeze: depend", Synchronous::Normal, |tx| {
+                    tx.add_dependencies(row.id, &[new.handle])
+                })?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn freeze(
+        &self,
+        site: &Site,
+        _top: &LayerRecord,
+        other: &LayerRecord,
+        disk: &dyn LiveDisk,
+    ) -> Result<(), StoreError> {
+        let (site, other, sandbox) = (site.clone(), other.clone(), disk.sandbox());
+        blocking("freeze a volume", move || {
+            let new = devices::standing(&site, &other)?;
+            let spec = disk_spec(&site, sandbox, over(new.number), sectors(&other));
+            let table = spec.table.clone();
+            site.host.switch_device(&spec, &table)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn is_written(
+        &self,
+        site: &Site,
+        layer: &LayerRecord,
+        disk: &dyn LiveDisk,
+    ) -> Result<bool, StoreError> {
+        let (site, layer, sandbox) = (site.clone(), layer.clone(), disk.sandbox());
+        blocking("look at a disk", move || {
+            let Ok(standing) = devices::standing(&site, &layer) else {
+                // Its device was never made.
+                return Ok(false);
+            };
+            let spec = disk_spec(&site, sandbox, Target::Zero, 0);
+            let table = site.host.device_table(&spec)?;
+            Ok(table.first().map(|segment| segment.target) == Some(over(standing.number)))
+        })
+        .await
+    }
+
+    async fn sync(&self, site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
+        sync_layer(site, layer).await
+    }
+
+    fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError> {
+        Ok(site.host.usage(&self.path(site, layer))?)
+    }
+
+    /// What the pairs of a store that a machine writes say at the moment: the kernel commits them with
+    /// every group of writes.
+    async fn changes(&self, site: &Site, layer: &LayerRecord) -> Result<Changes, StoreError> {
+        let (site, layer) = (site.clone(), layer.clone());
+        blocking("read the changes of a layer", move || {
+            check_store(&site, &layer).map(|found| found.changes())
+        })
+        .await
+    }
+
+    async fn flatten(
+        &self,
+        site: &Site,
+        layers: &[LayerRecord],
+        owner: Owner,
+        out: &Path,
+    ) -> Result<FlattenStats, StoreError> {
+        let (site, layers, out) = (site.clone(), layers.to_vec(), out.to_owned());
+        blocking("flatten a volume", move || {
+            let (Some(base), Some(top)) = (layers.first(), layers.last()) else {
+                return Err(StoreError::Nothing { owner });
+            };
+            let template = check_template(&site, base.template)?;
+            let image = open_template(&site, &template)?;
+            let mut files = Vec::with_capacity(layers.len());
+            let mut changes = Vec::with_capacity(layers.len());
+            for layer in &layers {
+                changes.push(check_store(&site, layer)?.changes());
+                files.push(open_layer(&site, layer)?);
+            }
+            let files: Vec<&std::fs::File> = files.iter().collect();
+            let flat = Flat {
+                owner,
+                out,
+                sources: sources(&site, Some(&template), &layers),
+                size: top.size,
+            };
+            flat.make(&site, |file| {
+                flatten::write(&image, top.size.bytes(), &files, &changes, file)
+            })
+        })
+        .await
+    }
+}
+
+/// A layer's damage in the words of an error.
+fn damaged(site: &Site, layer: &LayerRecord, why: String) -> StoreError {
+    StoreError::Layer {
+        layer: layer.id,
+        path: site.layout.layer(layer.id, layer.format),
+        why,
+    }
+}

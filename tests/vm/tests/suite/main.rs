@@ -1,0 +1,12 @@
+//! Loop devices, device-mapper and volumes on the real kernel. Each test has a state directory of its
+//! own, and at its end no device of it may be left.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::cast_possible_truncation)]
+
+mod bench;
+mod commands;
+mod devices;
+mod faults;
+mod guests;
+mod machine;
+mod volumes;

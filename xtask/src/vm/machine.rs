@@ -1,0 +1,283 @@
+//! One run of the machine: its disks, its environment, and what became of its command.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::accelerator::Accelerator;
+use super::assets::{self, Assets};
+use super::qemu::{Boot, Disk, furnish};
+use super::watch::{self, Ending};
+use super::{VmError, disk, initramfs, target, tree};
+
+/// Lines of the console that an error shows.
+const TAIL: usize = 15;
+/// Runs on the machine's root.
+const START: &str = include_str!("guest/start");
+/// Variables that go in as they are here.
+const PASSED: [&str; 3] = ["COWSLIP_TEST_", "COWSLIP_LOG", "RUST_BACKTRACE"];
+
+/// How large it is and how long it may run.
+pub(super) struct Machine {
+    /// In MiB.
+    pub(super) memory: u32,
+    pub(super) cpus: u32,
+    pub(super) bound: Duration,
+}
+
+/// What it does.
+pub(super) struct Job {
+    pub(super) command: Vec<String>,
+    /// Files and directories that it finds under the same paths, read-only.
+    pub(super) places: Vec<PathBuf>,
+    pub(super) variables: Vec<(String, String)>,
+    /// The directory with the programs under test.
+    pub(super) programs: Option<PathBuf>,
+    pub(super) interactive: bool,
+}
+
+impl Job {
+    /// A command, with the programs that are built.
+    pub(super) fn command(command: Vec<String>) -> Result<Self, VmError> {
+        Ok(Self {
+            command,
+            places: tree::workspace()?,
+            variables: Vec::new(),
+            programs: assets::programs(false)?,
+            interactive: false,
+        })
+    }
+
+    /// A shell on our terminal.
+    pub(super) fn shell() -> Result<Self, VmError> {
+        let job = Self::command(vec!["bash".to_owned(), "-l".to_owned()])?;
+        Ok(Self {
+            interactive: true,
+            ..job
+        })
+    }
+}
+
+/// A directory of one run, which goes with this value.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self, VmError> {
+        let all = target().join("vm");
+        // Those of processes that were killed.
+        for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(pid) = name.strip_prefix("run-")
+                && !Path::new("/proc").join(pid).exists()
+            {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let own = all.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&own).map_err(VmError::file("make", &own))?;
+        Ok(Self(own))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What stays is removed by the next run.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Machine {
+    /// Boots it, runs the command and gives its exit status.
+    pub(super) fn run(&self, job: Job) -> Result<u8, VmError> {
+        let begun = Instant::now();
+        let assets = Assets::find()?;
+        let root = assets.path("COWSLIP_TEST_VM_ROOT")?;
+        let modules = assets.path("COWSLIP_TEST_VM_MODULES")?;
+        let kernel = assets.path("COWSLIP_TEST_DEBIAN_VMLINUZ")?;
+        // Beside the root, whose directory is named by what it was made from.
+        let cache = root.parent().and_then(Path::parent).unwrap_or(root);
+        let place = Place::new()?;
+        let initrd = initramfs::build(modules, &place.0)?;
+        let accelerator = Accelerator::choose(cache, &place.0, kernel, &initrd)?;
+
+        let guests = assets.guests()?;
+        let environment = environment(&job, &guests);
+        let guests = guests.into_iter().map(|(_, path)| path).collect();
+        let texts = [
+            ("start", START.to_owned()),
+            ("modules", initramfs::LATER.join(" ")),
+            ("environment", environment),
+            ("command", command(&job.command)),
+        ];
+        let places = tree::outermost(job.places.into_iter().chain(job.programs).collect());
+        let disks = [
+            Disk::Throwaway(root.to_owned()),
+            Disk::ReadOnly(disk::assets(cache, guests)?),
+            Disk::ReadOnly(disk::with_places(&place.0, &places, &texts)?),
+            Disk::Writable(disk::scratch(&place.0)?),
+        ];
+        let console = place.0.join("console.log");
+        let status = place.0.join("status");
+        let boot = Boot {
+            accelerator,
+            memory: self.memory,
+            cpus: self.cpus,
+            kernel,
+            initrd: &initrd,
+            words: "",
+            console: &console,
+            status: &status,
+        };
+        let mut qemu = boot.command();
+        furnish(&mut qemu, &disks);
+        if !job.interactive {
+            qemu.stdin(Stdio::null());
+        }
+        let mut code: Option<u8> = None;
+        let ending = watch::run(qemu, &status, self.bound, |line| {
+            if let Some(up) = line.strip_prefix("up ") {
+                let whole = begun.elapsed().as_secs_f32();
+                eprintln!(
+                    "vm: the command started after {whole:.1} s, {up} s of it in the machine"
+                );
+            } else if let Some(told) = line.strip_prefix("status ") {
+                code = told.parse().ok();
+            }
+        })?;
+        conclude(code, &ending, self.bound, &console)
+    }
+}
+
+/// The exit status, or why there is none.
+fn conclude(
+    code: Option<u8>,
+    ending: &Ending,
+    bound: Duration,
+    console: &Path,
+) -> Result<u8, VmError> {
+    if code == Some(0) {
+        return Ok(0);
+    }
+    let kept = keep(console);
+    if let Some(code) = code {
+        eprintln!("vm: the kernel's console is in \"{}\"", kept.display());
+        return Ok(code);
+    }
+    let why = match ending {
+        Ending::Late => format!("its time of {} s was up", bound.as_secs()),
+        Ending::Signal(signal) => {
+            eprintln!(
+                "vm: ended by a signal; the kernel's console is in \"{}\"",
+                kept.display()
+            );
+            // As a shell would say it.
+            return Ok(u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX));
+        }
+        Ending::Exit(status) => format!("QEMU ended ({status})"),
+    };
+    let text = fs::read(&kept).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+    Err(VmError::Ended {
+        why,
+        console: kept,
+        tail,
+    })
+}
+
+/// Keeps the console of a run that failed, beside those of others that run now.
+fn keep(console: &Path) -> PathBuf {
+    let kept = target().join(format!("vm/console-{}.log", std::process::id()));
+    // Without it there is only less to read.
+    let _ = fs::copy(console, &kept);
+    kept
+}
+
+/// The machine's environment, as a shell reads it.
+fn environment(job: &Job, guests: &[(String, PathBuf)]) -> String {
+    let mut all: Vec<(String, String)> = std::env::vars()
+        .filter(|(name, _)| PASSED.iter().any(|passed| name.starts_with(passed)))
+        .collect();
+    let guests = guests.iter();
+    all.extend(guests.map(|(name, path)| (name.clone(), path.display().to_string())));
+    let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
+    if let Some(programs) = &job.programs {
+        let at = |name: &str| programs.join(name).display().to_string();
+        set("COWSLIP_TEST_BIN", at("cowslip"));
+        set("COWSLIP_TEST_AGENT", at("cowslip-agent"));
+    }
+    if std::io::stdout().is_terminal() {
+        let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+        set("TERM", term);
+        if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdout()) {
+            set(
+                "VM_SIZE",
+                format!("rows {} cols {}", size.ws_row, size.ws_col),
+            );
+        }
+    }
+    if job.interactive {
+        set("VM_INTERACTIVE", "1".to_owned());
+    }
+    if let Ok(here) = std::env::current_dir() {
+        set("VM_DIRECTORY", here.display().to_string());
+    }
+    all.extend(job.variables.iter().cloned());
+    let mut text: String = all
+        .iter()
+        .map(|(name, value)| format!("export {name}={}\n", quoted(value)))
+        .collect();
+    if let Some(programs) = &job.programs {
+        let programs = quoted(&programs.display().to_string());
+        text.push_str(&format!("PATH={programs}:$PATH\n"));
+    }
+    text
+}
+
+/// The command as a script.
+fn command(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    format!("exec {}\n", words.join(" "))
+}
+
+/// A word that a shell takes as it is.
+pub(super) fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_gets_the_very_words() {
+        let words = ["printf", "%s|", "a b", "it's", "$HOME", "", "*"].map(str::to_owned);
+        let output = std::process::Command::new("sh")
+            .args(["-c", &command(&words)])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "a b|it's|$HOME||*|"
+        );
+    }
+
+    #[test]
+    fn no_status_is_an_error_that_shows_the_console() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = dir.path().join("console.log");
+        fs::write(&console, "one\nKernel panic\n").unwrap();
+        let bound = Duration::from_secs(9);
+        let ending = Ending::Late;
+        let error = conclude(None, &ending, bound, &console).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("9 s") && text.ends_with("Kernel panic"),
+            "{text}"
+        );
+        assert_eq!(conclude(Some(3), &ending, bound, &console).unwrap(), 3);
+    }
+}
