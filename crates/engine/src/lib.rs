@@ -64,6 +64,8 @@ pub struct Engine {
     live: LiveTable,
     boots: Boots,
     water: Water,
+    /// Rung when a verb finds space that the last look did not: guests that stand still may go on.
+    space_found: Arc<Notify>,
     locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,

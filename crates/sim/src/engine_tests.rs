@@ -167,6 +167,9 @@ async fn guests_stand_still_on_a_full_disk_and_go_on_with_space() {
     let (next, _) = Engine::assemble(parts).await;
     assert!(!world.guest(id).unwrap().running, "adoption let it go on");
     world.set_free_space(1 << 40);
+    // A verb is not refused for space that was freed since the last look.
+    let second = from_json(serde_json::json!({ "template": TEMPLATE_NAME, "name": "second" }));
+    next.create(second).await.unwrap();
     next.check_the_disk().await.unwrap();
     assert!(world.guest(id).unwrap().running);
     assert!(!next.sandbox("one").unwrap().frozen);

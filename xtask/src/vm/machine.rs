@@ -177,7 +177,7 @@ fn conclude(
         }
         Ending::Exit(status) => format!("QEMU ended ({status})"),
     };
-    let text = fs::read(&kept).unwrap_or_default();
+    let text = fs::read(console).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
@@ -190,9 +190,10 @@ fn conclude(
 
 /// Keeps the console of a run that failed, beside those of others that run now.
 fn keep(console: &Path) -> PathBuf {
-    let kept = target().join(format!("vm/console-{}.log", std::process::id()));
+    let directory = target().join("vm");
+    let kept = directory.join(format!("console-{}.log", std::process::id()));
     // Without it there is only less to read.
-    let _ = fs::copy(console, &kept);
+    let _ = fs::create_dir_all(&directory).and_then(|()| fs::copy(console, &kept));
     kept
 }
 

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use cowslip_host::usage::Space;
 use cowslip_ledger::Synchronous;
 use cowslip_model::{ByteSize, SandboxId, SandboxState};
 
@@ -28,8 +29,9 @@ impl Engine {
                 tracing::error!(%error, "look at the free space");
                 AGAIN
             });
+            let found = Arc::clone(&strong.space_found);
             drop(strong);
-            tokio::time::sleep(wait).await;
+            let _ = tokio::time::timeout(wait, found.notified()).await;
         }
     }
 
@@ -65,8 +67,12 @@ impl Engine {
             self.site.layout.state().to_owned(),
         );
         let space = blocking(move || host.space(&state)).await??;
+        Ok(self.take_in(space))
+    }
+
+    fn take_in(&self, space: Space) -> (Change, Duration) {
         let marks = Marks::new(self.config.storage.low_water, space.total);
-        Ok((self.water.look(space, marks), marks.next_look(space.free)))
+        (self.water.look(space, marks), marks.next_look(space.free))
     }
 
     fn tell_of_the_disk(&self, kind: &str) -> Result<(), EngineError> {
@@ -126,17 +132,27 @@ impl Engine {
         }
     }
 
-    /// Refuses what would need space while there is too little.
+    /// Refuses what would need space while there is too little. Nobody is refused for space that was
+    /// freed since the last look: then it looks again.
     pub(crate) fn refuse_without_space(&self, verb: &str) -> Result<(), EngineError> {
-        match self.water.low() {
-            None => Ok(()),
-            Some(space) => Err(EngineError::NoSpace(format!(
-                "{verb}: the disk of \"{}\" is nearly full ({} free when it was looked at): free some \
-                 space, by cowslip rm, or by cowslip gc",
-                self.site.layout.state().display(),
-                ByteSize(space.free)
-            ))),
+        if self.water.low().is_none() {
+            return Ok(());
         }
+        let state = self.site.layout.state();
+        let space = self.site.host.space(state)?;
+        if self.take_in(space).0 == Change::Recovered {
+            self.tell_of_the_disk("disk.recovered")?;
+            self.space_found.notify_one();
+        }
+        if self.water.low().is_none() {
+            return Ok(());
+        }
+        Err(EngineError::NoSpace(format!(
+            "{verb}: the disk of \"{}\" is nearly full ({} free): free some space, by cowslip rm, or by \
+             cowslip gc",
+            state.display(),
+            ByteSize(space.free)
+        )))
     }
 
     /// Refuses to talk to a guest that stands still.

@@ -51,6 +51,7 @@ impl Engine {
             live: crate::live::LiveTable::default(),
             boots: crate::boots::Boots::default(),
             water: crate::water::Water::default(),
+            space_found: Arc::default(),
             locks: Mutex::new(HashMap::new()),
             collecting: tokio::sync::Mutex::new(()),
             events,
