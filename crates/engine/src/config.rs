@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cowslip_model::{ByteSize, Lifetime};
+use cowslip_model::{ByteSize, Durability, Lifetime};
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be configured.
@@ -30,6 +30,8 @@ pub struct Storage {
     /// With less than this free on the state directory's disk, guests stand still until there is a
     /// quarter more: at most a sixteenth of the disk counts. Zero: they never do.
     pub low_water: ByteSize,
+    /// What a guest's flush is worth.
+    pub durability: Durability,
 }
 
 impl Default for Storage {
@@ -37,6 +39,7 @@ impl Default for Storage {
         Self {
             backend: BackendChoice::default(),
             low_water: ByteSize(1 << 30),
+            durability: Durability::default(),
         }
     }
 }

@@ -29,7 +29,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cowslip_host::{HostError, Site};
 use cowslip_ledger::{LayerRecord, LedgerError, Owner};
-use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, LayerId, SandboxId, TemplateId};
+use cowslip_model::{
+    ByteSize, DiskChain, DiskFormat, DiskLayer, Durability, LayerId, SandboxId, TemplateId,
+};
 
 pub use flatten::FlattenStats;
 
@@ -61,11 +63,11 @@ impl Backend {
 
 /// The backend's implementation.
 #[must_use]
-pub fn open(backend: Backend) -> Arc<dyn Volumes> {
+pub fn open(backend: Backend, durability: Durability) -> Arc<dyn Volumes> {
     match backend {
-        Backend::Dm => Arc::new(dm::Dm::default()),
-        Backend::Qcow2 => Arc::new(qcow2::Qcow2),
-        Backend::Copy => Arc::new(copy::Copy),
+        Backend::Dm => Arc::new(dm::Dm::new(durability)),
+        Backend::Qcow2 => Arc::new(qcow2::Qcow2 { durability }),
+        Backend::Copy => Arc::new(copy::Copy { durability }),
     }
 }
 

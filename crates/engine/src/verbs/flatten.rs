@@ -48,6 +48,7 @@ impl Engine {
         request: FlattenRequest,
     ) -> Result<api::Template, EngineError> {
         self.refuse_taken(&request.name)?;
+        self.refuse_without_space("flatten")?;
         let source = self.find_source(&request.source)?;
         let engine = Arc::clone(self);
         to_the_end(async move {

@@ -97,7 +97,7 @@ fn real_parts(config: Config) -> Result<Parts, OpenError> {
     let (backend, note) = choose_backend(config.storage.backend)?;
     Ok(Parts {
         monitors: Arc::new(QemuMonitors::new(&config)),
-        volumes: cowslip_store::open(backend),
+        volumes: cowslip_store::open(backend, config.storage.durability),
         guests: Arc::new(AgentGuests),
         images: Arc::new(Ext4Images),
         notes: vec![note],

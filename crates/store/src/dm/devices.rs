@@ -6,7 +6,7 @@ use cowslip_host::{
 };
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource};
-use cowslip_model::{DiskFormat, HandleId};
+use cowslip_model::{DiskFormat, Durability, HandleId};
 
 use super::{damaged, over, sectors};
 use crate::StoreError;
@@ -140,6 +140,7 @@ fn template_loop(site: &Site, root: &LayerRecord) -> Result<Found, StoreError> {
     let spec = LoopSpec {
         path,
         read_only: true,
+        flushes: false,
     };
     attach(site, owner, spec)
 }
@@ -161,6 +162,7 @@ pub(super) fn layer_device(
     site: &Site,
     layer: &LayerRecord,
     below: &Found,
+    durability: Durability,
 ) -> Result<Found, StoreError> {
     if let Some(found) = find(site, Role::Layer, layer)? {
         return Ok(found);
@@ -172,6 +174,7 @@ pub(super) fn layer_device(
     let spec = LoopSpec {
         path,
         read_only: layer.frozen,
+        flushes: durability == Durability::Flush,
     };
     let left = standing_row::<Loop>(site, owner, |found| found.path == spec.path)?;
     if let Some((row, _)) = left {

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use cowslip_host::dm::{self, Role, SECTOR, whole};
 use cowslip_host::{Content, Device, DeviceSpec, Site, Target};
 use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource, Synchronous};
-use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, Durability, SandboxId};
 
 use crate::changes::Changes;
 use crate::exceptions::{CHUNK_SECTORS, blank_store, store_size};
@@ -37,9 +37,19 @@ use crate::{Backend, FlattenStats, FreezeStyle, LiveDisk, StoreError, Volumes, f
 use devices::{Found, check_store, layer_device, root_device};
 
 /// The backend.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Dm {
+    durability: Durability,
     one_at_a_time: Arc<Mutex<()>>,
+}
+
+impl Dm {
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self {
+            durability,
+            one_at_a_time: Arc::default(),
+        }
+    }
 }
 
 fn guard(lock: &Mutex<()>) -> MutexGuard<'_, ()> {
@@ -73,13 +83,14 @@ fn chain_device(
     site: &Site,
     owner: SandboxId,
     layers: &[LayerRecord],
+    durability: Durability,
 ) -> Result<Found, StoreError> {
     let root = layers
         .first()
         .ok_or(StoreError::NoLayers { sandbox: owner })?;
     let mut below = root_device(site, root)?;
     for layer in layers {
-        below = layer_device(site, layer, &below)?;
+        below = layer_device(site, layer, &below, durability)?;
     }
     Ok(below)
 }
@@ -89,6 +100,7 @@ fn activate(
     site: &Site,
     owner: SandboxId,
     layers: &[LayerRecord],
+    durability: Durability,
 ) -> Result<DiskChain, StoreError> {
     let top = layers
         .last()
@@ -102,7 +114,7 @@ fn activate(
         // The machine of an earlier engine has it open: what it stands on is as it left it.
         Some(Some(identity)) => identity.number,
         _ => {
-            let below = chain_device(site, owner, layers)?;
+            let below = chain_device(site, owner, layers, durability)?;
             let spec = disk_spec(site, owner, over(below.number), sectors(top));
             let slot =
                 site.ledger
@@ -114,6 +126,7 @@ fn activate(
         }
     };
     Ok(DiskChain {
+        durability,
         frozen: Vec::new(),
         top: DiskLayer {
             path: dm::node(number),
@@ -171,9 +184,10 @@ impl Volumes for Dm {
             layers.to_vec(),
             Arc::clone(&self.one_at_a_time),
         );
+        let durability = self.durability;
         blocking("activate a volume", move || {
             let _one_at_a_time = guard(&lock);
-            activate(&site, owner, &layers)
+            activate(&site, owner, &layers, durability)
         })
         .await
     }
@@ -216,10 +230,11 @@ impl Volumes for Dm {
     ) -> Result<(), StoreError> {
         let (site, lock) = (site.clone(), Arc::clone(&self.one_at_a_time));
         let (top, other, sandbox) = (top.clone(), other.clone(), disk.sandbox());
+        let durability = self.durability;
         blocking("prepare a freeze", move || {
             let _one_at_a_time = guard(&lock);
             let below = devices::standing(&site, &top)?;
-            let new = layer_device(&site, &other, &below)?;
+            let new = layer_device(&site, &other, &below, durability)?;
             let row = disk_row(&site, sandbox)?.ok_or(StoreError::NoLayers { sandbox })?;
             // Before the switch: whatever becomes of it, the new layer is not taken down under the disk.
             site.ledger

@@ -11,7 +11,7 @@ use cowslip_host::dm::Control;
 use cowslip_host::{Layout, LinuxHost, Site};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{LayerRecord, Ledger, Owner, Synchronous, TemplateRecord};
-use cowslip_model::{ByteSize, DiskLayer, LayerId, SandboxId, TemplateId, Timestamp};
+use cowslip_model::{ByteSize, DiskLayer, Durability, LayerId, SandboxId, TemplateId, Timestamp};
 use cowslip_store::{Backend, LiveDisk, StoreError, Volumes, open};
 
 pub(crate) const BLOCK: u64 = 4096;
@@ -79,7 +79,7 @@ impl Bench {
                 host: Arc::new(host),
                 layout,
             },
-            volumes: open(Backend::Dm),
+            volumes: open(Backend::Dm, Durability::default()),
             state: state.to_owned(),
             dir: None,
         }
