@@ -2,6 +2,7 @@
 
 mod archive;
 mod boot;
+mod broken_disk;
 mod checkpoint;
 mod create;
 mod diff;

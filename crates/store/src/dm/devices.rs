@@ -2,7 +2,7 @@
 
 use cowslip_host::dm::{Role, SECTOR, whole};
 use cowslip_host::{
-    Device, DeviceNumber, DeviceSpec, Loop, LoopHold, LoopSpec, Segment, Site, Target,
+    Device, DeviceNumber, DeviceSpec, HostError, Loop, LoopHold, LoopSpec, Segment, Site, Target,
 };
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource};
@@ -10,7 +10,7 @@ use cowslip_model::{DiskFormat, Durability, HandleId};
 
 use super::{damaged, over, sectors};
 use crate::StoreError;
-use crate::exceptions::{CHUNK_SECTORS, Exceptions, store_size};
+use crate::exceptions::{self, CHUNK_SECTORS, Damage, Exceptions, store_size, validate};
 use crate::layer::check_template;
 use crate::layer::open_layer;
 
@@ -167,7 +167,7 @@ pub(super) fn layer_device(
     if let Some(found) = find(site, Role::Layer, layer)? {
         return Ok(found);
     }
-    check_store(site, layer)?;
+    take_up(site, layer)?;
     // Rows of a loop device whose table never came to be.
     let owner = Owner::Layer(layer.id);
     let path = site.layout.layer(layer.id, layer.format);
@@ -196,8 +196,43 @@ pub(super) fn layer_device(
     make(site, Role::Layer, layer, table, &needs, layer.frozen)
 }
 
-/// Reads a store that no machine writes, and refuses one that is damaged before the kernel sees it.
+/// Reads a store, and refuses one that is damaged. One that the kernel has invalidated has all that it
+/// had taken until then.
 pub(super) fn check_store(site: &Site, layer: &LayerRecord) -> Result<Exceptions, StoreError> {
+    read_store(site, layer).map(|(found, _)| found)
+}
+
+/// Checks a store that no machine writes before the kernel sees it, and lets the kernel take it where it
+/// once gave it up: the disk is as after a power cut then.
+fn take_up(site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
+    let (_, valid) = read_store(site, layer)?;
+    if valid {
+        return Ok(());
+    }
+    let path = site.layout.layer(layer.id, layer.format);
+    tracing::warn!(
+        layer = %layer.id,
+        "the kernel had given this layer up over a write that failed; what it had taken before is used"
+    );
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|file| validate(&file))
+        .map_err(HostError::path("write to", &path))?;
+    Ok(())
+}
+
+/// Refuses a layer that lost a write: nothing may be published that stands on it.
+pub(super) fn require_valid(site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
+    let file = open_layer(site, layer)?;
+    match exceptions::is_valid(&file) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(damaged(site, layer, Damage::Invalidated.to_string())),
+        Err(damage) => Err(damaged(site, layer, damage.to_string())),
+    }
+}
+
+fn read_store(site: &Site, layer: &LayerRecord) -> Result<(Exceptions, bool), StoreError> {
     if layer.format != DiskFormat::Snapshot {
         let why = "is no exception store: it was made by another backend".to_owned();
         return Err(damaged(site, layer, why));
@@ -209,6 +244,6 @@ pub(super) fn check_store(site: &Site, layer: &LayerRecord) -> Result<Exceptions
         let why = format!("has {length} bytes, and should have {wanted}");
         return Err(damaged(site, layer, why));
     }
-    Exceptions::read(&file, layer.size.bytes())
+    Exceptions::read_any(&file, layer.size.bytes())
         .map_err(|damage| damaged(site, layer, damage.to_string()))
 }

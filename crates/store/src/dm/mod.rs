@@ -284,7 +284,12 @@ impl Volumes for Dm {
     }
 
     async fn sync(&self, site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
-        sync_layer(site, layer).await
+        sync_layer(site, layer).await?;
+        let (site, layer) = (site.clone(), layer.clone());
+        blocking("look at a layer", move || {
+            devices::require_valid(&site, &layer)
+        })
+        .await
     }
 
     fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError> {

@@ -28,7 +28,8 @@ pub(crate) struct Bench {
     pub(crate) site: Site,
     pub(crate) volumes: Arc<dyn Volumes>,
     state: PathBuf,
-    dir: Option<tempfile::TempDir>,
+    /// Removed with the bench.
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Bench {
@@ -40,8 +41,15 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         std::fs::create_dir(&state).unwrap();
-        let mut bench = Self::over(&state, Injector::default());
-        bench.dir = Some(dir);
+        Self {
+            _dir: Some(dir),
+            ..Self::on(&state)
+        }
+    }
+
+    /// One in this directory, with its template.
+    pub(crate) fn on(state: &Path) -> Self {
+        let bench = Self::over(state, Injector::default());
         let image = bench.site.layout.template_image(TEMPLATE);
         std::fs::create_dir(image.parent().unwrap()).unwrap();
         let content: Vec<u8> = (0..TEMPLATE_BLOCKS)
@@ -81,7 +89,7 @@ impl Bench {
             },
             volumes: open(Backend::Dm, Durability::default()),
             state: state.to_owned(),
-            dir: None,
+            _dir: None,
         }
     }
 
