@@ -32,6 +32,9 @@ pub struct Storage {
     pub low_water: ByteSize,
     /// What a guest's flush is worth.
     pub durability: Durability,
+    /// Layers of one disk that are left as they are; of more, those below the top are merged, in the
+    /// background. Zero: never. Only on the backend `dm`.
+    pub chain_limit: u32,
 }
 
 impl Default for Storage {
@@ -40,6 +43,7 @@ impl Default for Storage {
             backend: BackendChoice::default(),
             low_water: ByteSize(1 << 30),
             durability: Durability::default(),
+            chain_limit: 16,
         }
     }
 }

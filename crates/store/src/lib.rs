@@ -131,6 +131,12 @@ pub enum StoreError {
         /// Whom the image was for.
         owner: Owner,
     },
+    /// A merge on a backend that cannot.
+    #[error("merge layers into {layer}: this backend cannot")]
+    NoMerge {
+        /// The layer that was to be made.
+        layer: LayerId,
+    },
     /// The engine is ending.
     #[error("{operation}: the engine is ending")]
     Stopped {
@@ -294,6 +300,25 @@ pub trait Volumes: Send + Sync + 'static {
         owner: Owner,
         out: &Path,
     ) -> Result<FlattenStats, StoreError>;
+
+    /// Whether frozen layers can be made one under a disk that is in use.
+    fn merges(&self) -> bool {
+        false
+    }
+
+    /// Makes `into`, a frozen layer without a parent, of what `layers` (a whole chain of frozen layers,
+    /// base first) changed together. A layer that stands on the last of them can stand on `into`.
+    ///
+    /// # Errors
+    /// When one of them is damaged or gone, or the disk is full; nothing is left but the row.
+    async fn merge(
+        &self,
+        _site: &Site,
+        _layers: &[LayerRecord],
+        into: &LayerRecord,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::NoMerge { layer: into.id })
+    }
 
     /// The file of a layer.
     fn path(&self, site: &Site, layer: &LayerRecord) -> PathBuf {

@@ -85,6 +85,7 @@ impl Engine {
             let checkpoint = CheckpointId::random().map_err(LedgerError::from)?;
             let _making = self.making(Owner::Checkpoint(checkpoint));
             let pin = self.freeze_disk(id, checkpoint).await?;
+            self.tidy_chain(id);
             // The frozen layers are held: whatever waits for the sandbox can go on.
             drop(busy);
             return self.flatten_chain(pin.layer, Some(pin), name, source).await;

@@ -18,6 +18,7 @@ mod kernel;
 mod layers;
 mod logs;
 mod low_water;
+mod merge;
 mod open;
 mod pause;
 mod rebuild;

@@ -54,6 +54,7 @@ impl Engine {
             space_found: Arc::default(),
             locks: Mutex::new(HashMap::new()),
             collecting: tokio::sync::Mutex::new(()),
+            merging: tokio::sync::Mutex::new(()),
             events,
             making: Mutex::new(BTreeSet::new()),
             refreshed: Mutex::new(HashSet::new()),

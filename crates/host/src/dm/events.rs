@@ -103,6 +103,8 @@ impl DeviceEvents {
                     .filter(|(_, _, kind, _)| kind == SNAPSHOT)
                     .map(|(_, _, _, words)| words)
                     .find(|words| BROKEN.contains(&words.as_str()));
+                // A layer's second device has more to its name.
+                let layer = layer.split('-').next().unwrap_or(layer);
                 found.extend(state.map(|state| Broken {
                     layer: layer.to_owned(),
                     state,

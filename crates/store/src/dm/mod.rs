@@ -11,11 +11,14 @@
 //! device and its open file and notices nothing.
 //!
 //! A layer has one device, whoever uses it: it is made when the first machine needs it and taken down
-//! ([`Volumes::retire`]) when nothing stands on it any more. What stands on what is in the ledger, as
+//! ([`Volumes::retire`]) when nothing stands on it any more. Only a layer under a running machine whose
+//! lower layers were merged has a second for a time (`freeze.rs`). What stands on what is in the ledger, as
 //! dependencies of handles. All of that happens under one lock of this engine: the steps are short
 //! system calls, and a layer that is being taken down must not be found by somebody who begins to use it.
 
 mod devices;
+mod freeze;
+mod merge;
 mod retire;
 
 use std::path::Path;
@@ -24,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use cowslip_host::dm::{self, Role, SECTOR, whole};
 use cowslip_host::{Content, Device, DeviceSpec, Site, Target};
-use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource, Synchronous};
+use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource};
 use cowslip_model::{DiskChain, DiskFormat, DiskLayer, Durability, SandboxId};
 
 use crate::changes::Changes;
@@ -221,6 +224,8 @@ impl Volumes for Dm {
     }
 
     /// Makes the device of the new layer: it reads through the top, which the guest may go on writing.
+    /// Where what lies below the top was merged since its device was made, only what it is to stand on is
+    /// made: see `freeze`.
     async fn prepare_freeze(
         &self,
         site: &Site,
@@ -233,33 +238,26 @@ impl Volumes for Dm {
         let durability = self.durability;
         blocking("prepare a freeze", move || {
             let _one_at_a_time = guard(&lock);
-            let below = devices::standing(&site, &top)?;
-            let new = layer_device(&site, &other, &below, durability)?;
-            let row = disk_row(&site, sandbox)?.ok_or(StoreError::NoLayers { sandbox })?;
-            // Before the switch: whatever becomes of it, the new layer is not taken down under the disk.
-            site.ledger
-                .write("freeze: depend", Synchronous::Normal, |tx| {
-                    tx.add_dependencies(row.id, &[new.handle])
-                })?;
-            Ok(())
+            freeze::prepare(&site, &top, &other, sandbox, durability)
         })
         .await
     }
 
+    /// Switches the disk. A top that shall stand on what the layers below it were merged into gets a
+    /// second device there first, now that nothing writes it.
     async fn freeze(
         &self,
         site: &Site,
-        _top: &LayerRecord,
+        top: &LayerRecord,
         other: &LayerRecord,
         disk: &dyn LiveDisk,
     ) -> Result<(), StoreError> {
-        let (site, other, sandbox) = (site.clone(), other.clone(), disk.sandbox());
+        let (site, lock) = (site.clone(), Arc::clone(&self.one_at_a_time));
+        let (top, other, sandbox) = (top.clone(), other.clone(), disk.sandbox());
+        let durability = self.durability;
         blocking("freeze a volume", move || {
-            let new = devices::standing(&site, &other)?;
-            let spec = disk_spec(&site, sandbox, over(new.number), sectors(&other));
-            let table = spec.table.clone();
-            site.host.switch_device(&spec, &table)?;
-            Ok(())
+            let _one_at_a_time = guard(&lock);
+            freeze::freeze(&site, &top, &other, sandbox, durability)
         })
         .await
     }
@@ -272,13 +270,9 @@ impl Volumes for Dm {
     ) -> Result<bool, StoreError> {
         let (site, layer, sandbox) = (site.clone(), layer.clone(), disk.sandbox());
         blocking("look at a disk", move || {
-            let Ok(standing) = devices::standing(&site, &layer) else {
-                // Its device was never made.
-                return Ok(false);
-            };
-            let spec = disk_spec(&site, sandbox, Target::Zero, 0);
-            let table = site.host.device_table(&spec)?;
-            Ok(table.first().map(|segment| segment.target) == Some(over(standing.number)))
+            let number = freeze::under(&site, sandbox)?;
+            let standing = devices::standing(&site, &layer)?;
+            Ok(standing.iter().any(|one| Some(one.number) == number))
         })
         .await
     }
@@ -294,6 +288,20 @@ impl Volumes for Dm {
 
     fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError> {
         Ok(site.host.usage(&self.path(site, layer))?)
+    }
+
+    fn merges(&self) -> bool {
+        true
+    }
+
+    async fn merge(
+        &self,
+        site: &Site,
+        layers: &[LayerRecord],
+        into: &LayerRecord,
+    ) -> Result<(), StoreError> {
+        let (site, layers, into) = (site.clone(), layers.to_vec(), into.clone());
+        blocking("merge layers", move || merge::merge(&site, &layers, &into)).await
     }
 
     /// What the pairs of a store that a machine writes say at the moment: the kernel commits them with

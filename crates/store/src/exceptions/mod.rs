@@ -19,6 +19,7 @@
 mod damage;
 mod flatten;
 mod format;
+mod merge;
 mod read;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,6 +28,7 @@ use cowslip_model::ByteSize;
 
 pub use damage::Damage;
 pub use flatten::{FlattenError, Store, flatten};
+pub use merge::merge;
 pub use read::{Exceptions, is_valid};
 
 use crate::StoreError;

@@ -109,8 +109,19 @@ impl Bench {
         }
     }
 
+    /// Writes a layer's record.
+    pub(crate) fn put(&self, record: &LayerRecord) {
+        self.site
+            .ledger
+            .write("put a layer", Synchronous::Normal, |tx| {
+                tx.put_layer(record)
+            })
+            .unwrap();
+    }
+
     pub(crate) async fn layer(&self, bits: u64, parent: Option<&LayerRecord>) -> LayerRecord {
         let record = self.record(bits, parent, DISK);
+        self.put(&record);
         self.volumes
             .make_layer(&self.site, &record, parent)
             .await
@@ -141,6 +152,10 @@ impl Bench {
             .await
             .unwrap();
         assert!(volumes.is_written(&self.site, next, &volume).await.unwrap());
+        self.put(&LayerRecord {
+            frozen: true,
+            ..top.clone()
+        });
     }
 
     /// What the end of a machine does.
@@ -211,7 +226,9 @@ impl Disk {
             .unwrap();
     }
 
+    /// What the device says, not what the page cache above it remembers.
     pub(crate) fn read(&self, block: u64) -> u8 {
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
         let mut bytes = [0; BLOCK as usize];
         self.file.read_exact_at(&mut bytes, block * BLOCK).unwrap();
         assert!(
