@@ -35,6 +35,19 @@ pub struct Storage {
     /// Layers of one disk that are left as they are; of more, those below the top are merged, in the
     /// background. Zero: never. Only on the backend `dm`.
     pub chain_limit: u32,
+    /// What becomes of a sandbox whose devices cannot be made.
+    pub on_dm_failure: OnDmFailure,
+}
+
+/// What becomes of a sandbox whose devices cannot be made, on the backend `dm`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDmFailure {
+    /// It does not start, with the error.
+    #[default]
+    Error,
+    /// Its disk becomes a whole copy from then on, which is told by an event and its `disk_fallback`.
+    Copy,
 }
 
 impl Default for Storage {
@@ -44,6 +57,7 @@ impl Default for Storage {
             low_water: ByteSize(1 << 30),
             durability: Durability::default(),
             chain_limit: 16,
+            on_dm_failure: OnDmFailure::default(),
         }
     }
 }

@@ -4,7 +4,8 @@ use cowslip_host::{Process, process::ProcessIdentity};
 use cowslip_ledger::{
     CheckpointRecord, EventRecord, KernelRecord, Owner, Resource, SandboxRecord, TemplateRecord,
 };
-use cowslip_model::{ByteSize, SandboxState, api};
+use cowslip_model::{ByteSize, DiskFormat, SandboxState, api};
+use cowslip_store::Backend;
 
 use crate::Engine;
 use crate::error::EngineError;
@@ -38,6 +39,11 @@ impl Engine {
             .and_then(|identity| serde_json::from_value::<ProcessIdentity>(identity).ok())
             .map(|identity| identity.pid)
             .filter(|_| record.state == SandboxState::Running);
+        // A copy where others are devices.
+        let backend = match layers.last() {
+            Some(top) if top.format == DiskFormat::Raw => Backend::Copy,
+            _ => self.volumes.backend(),
+        };
         Ok(api::Sandbox {
             id: record.id,
             name: record.name.clone(),
@@ -53,7 +59,8 @@ impl Engine {
             disk: record.spec.resources.disk,
             disk_used: ByteSize(used),
             layers: layers.len() as u64,
-            backend: self.volumes.backend().as_str().to_owned(),
+            backend: backend.as_str().to_owned(),
+            disk_fallback: record.disk_fallback.clone(),
             monitor: record.monitor.as_ref().map(in_words),
             env: record.spec.env.clone(),
             workdir: record.spec.workdir.clone(),

@@ -169,7 +169,7 @@ impl Host for LinuxHost {
             Device::KIND => {
                 let spec = row.spec::<Device>()?;
                 self.own_device(&spec)?;
-                dm::release(&spec)
+                dm::release(&spec, row.identity.is_some())
             }
             Mount::KIND => {
                 let spec = row.spec::<Mount>()?;

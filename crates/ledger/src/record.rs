@@ -122,6 +122,9 @@ pub struct SandboxRecord {
     pub paused_image: bool,
     /// The monitor of its machine, or of its paused image.
     pub monitor: Option<MonitorInfo>,
+    /// Why its disk is a whole copy, where the backend makes devices.
+    #[serde(default)]
+    pub disk_fallback: Option<String>,
     /// The command `run` was given.
     pub main: Option<MainProcess>,
     /// Remove it when its main process ends.

@@ -151,6 +151,8 @@ pub struct Sandbox {
     pub layers: u64,
     /// "dm", "qcow2" or "copy".
     pub backend: String,
+    /// Why its disk is a whole copy, where the backend makes devices.
+    pub disk_fallback: Option<String>,
     /// The monitor, as "qemu 7.2.22 (tcg)".
     pub monitor: Option<String>,
     /// Environment of its processes.

@@ -84,7 +84,7 @@ impl Bench {
             id: LayerId::from_bits(bits),
             template: TEMPLATE,
             parent: parent
-                .filter(|_| self.volumes.freeze_style() == FreezeStyle::NewTop)
+                .filter(|_| self.volumes.freeze_style(self.volumes.format()) == FreezeStyle::NewTop)
                 .map(|l| l.id),
             format: self.volumes.format(),
             size: ByteSize(TEMPLATE_SIZE),
@@ -146,7 +146,7 @@ impl Bench {
         top: &LayerRecord,
         bits: u64,
     ) -> LayerRecord {
-        let new_top = self.volumes.freeze_style() == FreezeStyle::NewTop;
+        let new_top = self.volumes.freeze_style(self.volumes.format()) == FreezeStyle::NewTop;
         let other = if new_top {
             self.made(bits, Some(top)).await
         } else {

@@ -53,7 +53,7 @@ impl Volumes for Copy {
         DiskFormat::Raw
     }
 
-    fn freeze_style(&self) -> FreezeStyle {
+    fn freeze_style(&self, _top: DiskFormat) -> FreezeStyle {
         FreezeStyle::SetAside
     }
 

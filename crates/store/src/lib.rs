@@ -19,6 +19,7 @@ mod dm;
 pub mod exceptions;
 mod flatten;
 mod layer;
+mod mixed;
 pub mod qcow2;
 #[cfg(test)]
 mod tests;
@@ -65,7 +66,10 @@ impl Backend {
 #[must_use]
 pub fn open(backend: Backend, durability: Durability) -> Arc<dyn Volumes> {
     match backend {
-        Backend::Dm => Arc::new(dm::Dm::new(durability)),
+        Backend::Dm => Arc::new(mixed::Mixed {
+            dm: dm::Dm::new(durability),
+            copy: copy::Copy { durability },
+        }),
         Backend::Qcow2 => Arc::new(qcow2::Qcow2 { durability }),
         Backend::Copy => Arc::new(copy::Copy { durability }),
     }
@@ -151,6 +155,14 @@ pub enum StoreError {
     Ledger(#[from] LedgerError),
 }
 
+impl StoreError {
+    /// Whether the host failed at it, and not what the volume is made of.
+    #[must_use]
+    pub const fn is_of_host(&self) -> bool {
+        matches!(self, Self::Host(_))
+    }
+}
+
 /// The side of a running machine that a freeze needs.
 #[async_trait]
 pub trait LiveDisk: Send + Sync {
@@ -179,8 +191,13 @@ pub trait Volumes: Send + Sync + 'static {
     /// How its layers are laid out.
     fn format(&self) -> DiskFormat;
 
-    /// What a freeze leaves behind.
-    fn freeze_style(&self) -> FreezeStyle;
+    /// How a new layer over one of this format is laid out.
+    fn format_over(&self, _below: DiskFormat) -> DiskFormat {
+        self.format()
+    }
+
+    /// What a freeze of a top of this format leaves behind.
+    fn freeze_style(&self, top: DiskFormat) -> FreezeStyle;
 
     /// Makes the file of `layer`, writable and without changes, over `below` (its frozen parent), or
     /// over the template where there is none. `layer.size` is the size of the disk.

@@ -99,10 +99,12 @@ impl Engine {
             mode: 0o700,
         };
         self.make_directory(Owner::Machine(record.id), spec).await?;
-        let disk = self
-            .volumes
-            .activate(&self.site, record.id, &layers)
-            .await?;
+        let disk = match self.volumes.activate(&self.site, record.id, &layers).await {
+            Err(error) if self.may_copy(&error, &layers) => {
+                self.copy_disk(record.id, &layers, &error).await?
+            }
+            other => other?,
+        };
         let config = self.machine_config(record, Some(disk));
         let machine = match &from {
             Origin::Kernel => vmm.boot(&self.site, &config).await?,

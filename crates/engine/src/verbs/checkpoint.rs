@@ -186,7 +186,6 @@ impl Engine {
                     .is_some())
             })?,
         };
-        let style = self.volumes.freeze_style();
         let top_id = self.top_of(sandbox)?;
         let other_id = LayerId::random().map_err(LedgerError::from)?;
         self.site
@@ -201,11 +200,12 @@ impl Engine {
                 let top = tx
                     .layer(top_id)?
                     .ok_or_else(|| LedgerError::Missing(format!("layer {top_id}")))?;
+                let style = self.volumes.freeze_style(top.format);
                 let other = LayerRecord {
                     id: other_id,
                     template: top.template,
                     parent: (style == FreezeStyle::NewTop).then_some(top_id),
-                    format: self.volumes.format(),
+                    format: self.volumes.format_over(top.format),
                     size: top.size,
                     frozen: false,
                     created_at: Timestamp::now(),
@@ -257,7 +257,7 @@ impl Engine {
         };
         self.make_directory(Owner::Checkpoint(plan.checkpoint), spec)
             .await?;
-        if self.volumes.freeze_style() == FreezeStyle::NewTop {
+        if self.volumes.freeze_style(plan.top.format) == FreezeStyle::NewTop {
             self.volumes
                 .make_layer(&self.site, &plan.other, Some(&plan.top))
                 .await?;
@@ -327,7 +327,7 @@ impl Engine {
         self.volumes
             .freeze(&self.site, &plan.top, &plan.other, &disk)
             .await?;
-        if self.volumes.freeze_style() == FreezeStyle::NewTop {
+        if self.volumes.freeze_style(plan.top.format) == FreezeStyle::NewTop {
             self.advance(sandbox, "checkpoint: changed over")?;
         }
         Ok(())
@@ -355,7 +355,7 @@ impl Engine {
         begun: Instant,
         downtime: Duration,
     ) -> Result<CheckpointRecord, EngineError> {
-        let frozen = plan.frozen(self.volumes.freeze_style());
+        let frozen = plan.frozen(self.volumes.freeze_style(plan.top.format));
         self.volumes.sync(&self.site, frozen).await?;
         let directory = self.site.layout.checkpoint(plan.checkpoint);
         let found = self.site.ledger.read(|tx| tx.checkpoint(plan.checkpoint))?;

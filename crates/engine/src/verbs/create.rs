@@ -129,6 +129,7 @@ impl Engine {
             auto_remove,
             slot: 0,
             created_at,
+            disk_fallback: None,
             started_at: None,
         })
     }

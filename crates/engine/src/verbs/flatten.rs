@@ -186,7 +186,7 @@ impl Engine {
         live: &Live,
         plan: &Plan,
     ) -> Result<Pin, EngineError> {
-        let style = self.volumes.freeze_style();
+        let style = self.volumes.freeze_style(plan.top.format);
         if style == FreezeStyle::NewTop {
             self.volumes
                 .make_layer(&self.site, &plan.other, Some(&plan.top))

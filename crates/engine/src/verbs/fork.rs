@@ -78,13 +78,18 @@ impl Engine {
         request: &ForkRequest,
         name: Option<Name>,
     ) -> Result<SandboxRecord, EngineError> {
+        let below = self
+            .site
+            .ledger
+            .read(|tx| tx.layer(checkpoint.layer))?
+            .ok_or_else(|| LedgerError::Missing(format!("layer {}", checkpoint.layer)))?;
         let mut spec = checkpoint.spec.clone();
         spec.ttl = request.ttl.or(spec.ttl);
         let top = LayerRecord {
             id: LayerId::random().map_err(LedgerError::from)?,
             template: spec.template,
-            parent: self.parent_of_new_top(checkpoint.layer),
-            format: self.volumes.format(),
+            parent: self.parent_of_new_top(&below),
+            format: self.volumes.format_over(below.format),
             size: spec.resources.disk,
             frozen: false,
             created_at: Timestamp::now(),
@@ -106,11 +111,6 @@ impl Engine {
         })?;
         let _busy = self.lock(record.id).await;
         let outcome = async {
-            let below = self
-                .site
-                .ledger
-                .read(|tx| tx.layer(checkpoint.layer))?
-                .ok_or_else(|| LedgerError::Missing(format!("layer {}", checkpoint.layer)))?;
             self.make_volume(&record, &top, Some(&below)).await?;
             let image = self.site.layout.checkpoint(checkpoint.id).join(MEMORY);
             let origin = Origin::Image {
@@ -132,9 +132,9 @@ impl Engine {
     }
 
     /// What a new top layer over `layer` stands on: a whole copy stands on nothing.
-    pub(crate) fn parent_of_new_top(&self, layer: LayerId) -> Option<LayerId> {
-        match self.volumes.freeze_style() {
-            cowslip_store::FreezeStyle::NewTop => Some(layer),
+    pub(crate) fn parent_of_new_top(&self, layer: &LayerRecord) -> Option<LayerId> {
+        match self.volumes.freeze_style(layer.format) {
+            cowslip_store::FreezeStyle::NewTop => Some(layer.id),
             cowslip_store::FreezeStyle::SetAside => None,
         }
     }

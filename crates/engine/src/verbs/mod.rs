@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod exec;
 mod expire;
+mod fallback;
 mod flatten;
 mod fork;
 mod gc;

@@ -101,8 +101,8 @@ impl Engine {
                 let new = LayerRecord {
                     id,
                     template: old.template,
-                    parent: self.parent_of_new_top(old_id),
-                    format: self.volumes.format(),
+                    parent: self.parent_of_new_top(&old),
+                    format: self.volumes.format_over(old.format),
                     size: old.size,
                     frozen: false,
                     created_at: Timestamp::now(),

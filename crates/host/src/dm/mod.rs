@@ -239,9 +239,12 @@ fn present() -> Result<Option<Control>, HostError> {
     }
 }
 
-pub(crate) fn release(spec: &DeviceSpec) -> Result<(), HostError> {
+/// `made`: whether it is known that the device was made. What stands in the place of one that was not
+/// is the reason why.
+pub(crate) fn release(spec: &DeviceSpec, made: bool) -> Result<(), HostError> {
     match probe(spec)? {
         Presence::Absent => return Ok(()),
+        Presence::Foreign if !made => return Ok(()),
         Presence::Foreign => {
             return Err(HostError::Foreign {
                 path: Path::new("/dev/mapper").join(&spec.name),

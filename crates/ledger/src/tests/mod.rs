@@ -130,6 +130,7 @@ fn sandbox(bits: u64, top: Option<u64>) -> SandboxRecord {
         auto_remove: false,
         slot: 0,
         created_at: Timestamp(bits),
+        disk_fallback: None,
         started_at: None,
         expires_at: None,
     }

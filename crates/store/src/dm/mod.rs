@@ -149,7 +149,7 @@ impl Volumes for Dm {
         DiskFormat::Snapshot
     }
 
-    fn freeze_style(&self) -> FreezeStyle {
+    fn freeze_style(&self, _top: DiskFormat) -> FreezeStyle {
         FreezeStyle::NewTop
     }
 

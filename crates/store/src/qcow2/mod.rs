@@ -190,7 +190,7 @@ impl Volumes for Qcow2 {
         DiskFormat::Qcow2
     }
 
-    fn freeze_style(&self) -> FreezeStyle {
+    fn freeze_style(&self, _top: DiskFormat) -> FreezeStyle {
         FreezeStyle::NewTop
     }
 

@@ -82,7 +82,10 @@ async fn a_copy_has_the_templates_bytes_and_its_own_size() {
 async fn a_freeze_sets_a_copy_aside_and_the_machine_goes_on() {
     // covers R25, R26
     let bench = Bench::new(Backend::Copy);
-    assert_eq!(bench.volumes.freeze_style(), FreezeStyle::SetAside);
+    assert_eq!(
+        bench.volumes.freeze_style(bench.volumes.format()),
+        FreezeStyle::SetAside
+    );
     let top = bench.made(1, None, TEMPLATE_SIZE).await;
     write(&bench, &top, 4096, b"before");
     let frozen = bench.layer(2, None, TEMPLATE_SIZE);

@@ -343,7 +343,10 @@ impl LiveDisk for Disk {
 #[tokio::test]
 async fn a_freeze_whose_answer_is_lost_is_judged_by_what_the_machine_writes() {
     let bench = Bench::new(Backend::Qcow2);
-    assert_eq!(bench.volumes.freeze_style(), FreezeStyle::NewTop);
+    assert_eq!(
+        bench.volumes.freeze_style(bench.volumes.format()),
+        FreezeStyle::NewTop
+    );
     let top = bench.made(1, None, TEMPLATE_SIZE).await;
     let next = bench.made(2, Some(&top), TEMPLATE_SIZE).await;
     for (changes, answers, good) in [

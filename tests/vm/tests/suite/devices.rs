@@ -160,6 +160,11 @@ fn a_device_of_another_is_left_alone() {
         bench.site.host.release(&other),
         Err(HostError::Foreign { .. })
     ));
+    // It was in the way of one that was never made: there is nothing to release.
+    let mut never = other.clone();
+    never.identity = None;
+    bench.site.host.release(&never).unwrap();
+    assert_eq!(bench.site.host.probe(&ours).unwrap(), Presence::Present);
     // A row that names another instance's device is not believed.
     let mut elsewhere = zeros(&bench, 1);
     elsewhere.name = elsewhere.name.replace(

@@ -6,7 +6,7 @@ use cowslip_e2e::{Instance, Kernel, Mounted, Setup, box_tar};
 use cowslip_model::SandboxState;
 use cowslip_model::api::{Checkpoint, Diff, Sandbox, Template};
 
-use crate::commands::said;
+use crate::commands::{Mapped, said};
 
 /// The engine is killed while machines run on devices: the next one adopts them, and nothing is left
 /// in the end.
@@ -125,6 +125,66 @@ fn fifty_checkpoints_of_a_writing_guest_are_each_of_one_instant() {
     for index in 0..CHECKPOINTS {
         let _ = host.say(&format!("checkpoint rm p{index}")).ok();
     }
+    host.assert_only(&files);
+}
+
+/// A foreign device under the name of a stopped sandbox's layer: its own cannot be made.
+fn in_the_way(host: &Instance) -> Mapped {
+    let layer = std::fs::read_dir(host.state().join("layers"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "cow"))
+        .unwrap();
+    let layer = layer.file_stem().unwrap().to_str().unwrap().to_owned();
+    let instance = std::fs::read_to_string(host.state().join("instance")).unwrap();
+    Mapped::new(
+        &format!("cowslip-{}-layer-{layer}", instance.trim()),
+        "0 8 zero",
+    )
+}
+
+#[test]
+fn a_disk_that_cannot_be_a_device_is_a_copy_only_where_that_is_allowed() {
+    // covers R21 R22
+    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let _ = host.say("create --name one box").ok();
+    let foreign = in_the_way(&host);
+    host.say("start one").run().refused(&["create the device"]);
+    drop(foreign);
+    let _ = host.say("start one").ok();
+    let _ = host.say("rm --force one").ok();
+    drop(host);
+
+    let host = Instance::ready(
+        Setup {
+            storage: "on_dm_failure = \"copy\"".to_owned(),
+            ..Setup::default()
+        },
+        Kernel::Guest,
+    );
+    let files = host.files();
+    let _ = host.say("run -d --name one box").ok();
+    let _ = host.sh("one", "echo kept >/root/f; sync").ok();
+    let _ = host.say("stop one").ok();
+    let foreign = in_the_way(&host);
+    let follow = host.follow_events();
+    let _ = host.say("start one").ok();
+    follow.wait_for("\"sandbox.disk_fallback\"");
+    drop(follow);
+    let one = host.sandbox("one");
+    assert_eq!(one.backend, "copy");
+    let why = one.disk_fallback.unwrap();
+    assert!(why.contains("create the device"), "{why}");
+    let _ = host.say("checkpoint create one --name point").ok();
+    let _ = host.say("fork point --name two").ok();
+    assert_eq!(host.sh("two", "cat /root/f").ok(), "kept");
+    assert_eq!(host.sandbox("two").backend, "copy");
+    // Others are devices as before.
+    let _ = host.say("run -d --name three box").ok();
+    assert_eq!(host.sandbox("three").backend, "dm");
+    drop(foreign);
+    let _ = host.say("rm --force one two three").ok();
+    let _ = host.say("checkpoint rm point").ok();
     host.assert_only(&files);
 }
 
