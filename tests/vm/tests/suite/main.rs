@@ -9,4 +9,5 @@ mod devices;
 mod faults;
 mod guests;
 mod machine;
+mod power;
 mod volumes;
