@@ -6,6 +6,7 @@
 mod bench;
 mod commands;
 mod devices;
+mod discards;
 mod faults;
 mod guests;
 mod machine;
