@@ -43,7 +43,7 @@ async fn changed(
     let layer = [lab.record(share, None, None)];
     lab.make(&layer[0], None).await?;
     let path = lab.activate(sandbox, &layer).await?;
-    let disk = Disk::open(&path, CHUNK as usize)?;
+    let disk = Disk::open(&path, usize::try_from(CHUNK)?)?;
     let chunks = SIZE / CHUNK;
     let changed = chunks * share / 100;
     // Spread over the disk, a chunk at a time.

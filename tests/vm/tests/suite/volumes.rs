@@ -175,7 +175,7 @@ async fn damaged_stores_and_templates_are_refused_and_nothing_is_activated() {
     file.write_all_at(&whole[..4096], 0).unwrap();
     file.write_all_at(&u64::MAX.to_le_bytes(), 4096).unwrap();
     file.write_all_at(&2_u64.to_le_bytes(), 4096 + 8).unwrap();
-    let _ = refused("changes chunk").await;
+    let _ = refused("holds chunk").await;
     file.write_all_at(&[0; 16], 4096).unwrap();
     file.set_len(whole.len() as u64 - 1).unwrap();
     let _ = refused("bytes, and should have").await;

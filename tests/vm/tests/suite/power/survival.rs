@@ -6,6 +6,7 @@ use std::fs::File;
 use cowslip_host::Site;
 use cowslip_ledger::{LayerRecord, LedgerError};
 use cowslip_model::{LayerId, SandboxState};
+use cowslip_store::Backend;
 use cowslip_store::exceptions::{Store, flatten};
 
 use super::disk::Place;
@@ -49,8 +50,9 @@ impl Expected {
     }
 }
 
-/// Opens a new engine and looks at everything.
-pub(crate) fn check(place: &Place, expected: &Expected, cut: &Cut) {
+/// Opens a new engine and looks at everything. Tells whether a disk that was being written is a disk
+/// still, which nobody promised.
+pub(crate) fn check(place: &Place, expected: &Expected, cut: &Cut) -> Option<bool> {
     let before = survivors(place, expected, cut);
     let boot = format!("after {cut:?}");
     let (life, recovered) = Life::begin(place, &boot);
@@ -82,7 +84,8 @@ pub(crate) fn check(place: &Place, expected: &Expected, cut: &Cut) {
         survivors(place, expected, cut) == before,
         "{cut:?}: recovery changed what was published"
     );
-    if cut.end() % REMOVED == 0 {
+    let written = (state == SandboxState::Failed).then(|| written_disk_is_one(&life));
+    if cut.end().is_multiple_of(REMOVED) {
         everything_can_be_removed(&life, cut);
     }
     let image = life.engine.site().layout.template_image(TEMPLATE);
@@ -90,6 +93,20 @@ pub(crate) fn check(place: &Place, expected: &Expected, cut: &Cut) {
         std::fs::read(image).unwrap() == template(),
         "{cut:?}: the template changed"
     );
+    written
+}
+
+fn written_disk_is_one(life: &Life) -> bool {
+    let site = life.engine.site();
+    let (id, chain) = site
+        .ledger
+        .read::<_, LedgerError>(|tx| {
+            let sandbox = tx.sandboxes()?.remove(0);
+            Ok((sandbox.id, tx.chain(sandbox.layer.unwrap())?))
+        })
+        .unwrap();
+    let volumes = cowslip_store::open(Backend::Dm);
+    life.run(volumes.check(site, id, &chain)).is_ok()
 }
 
 /// What the ledger shows as published; all of it is whole, and nothing whose verb had returned is missing.
