@@ -10,7 +10,7 @@ use cowslip_engine::unwind::unwind;
 use cowslip_host::{Layout, LinuxHost, Site};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{LayerRecord, Ledger, Owner, Synchronous, TemplateRecord};
-use cowslip_model::{ByteSize, DiskLayer, LayerId, SandboxId, TemplateId, Timestamp};
+use cowslip_model::{ByteSize, DiskLayer, Durability, LayerId, SandboxId, TemplateId, Timestamp};
 use cowslip_store::{Backend, LiveDisk, StoreError, Volumes, open};
 use tokio::runtime::Runtime;
 
@@ -62,7 +62,7 @@ impl Lab {
                 host: Arc::new(host),
                 layout,
             },
-            volumes: open(Backend::Dm),
+            volumes: open(Backend::Dm, Durability::Published),
             runtime: Runtime::new()?,
             template: size,
             directory,

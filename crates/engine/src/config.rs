@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cowslip_model::{ByteSize, Lifetime};
+use cowslip_model::{ByteSize, Durability, Lifetime};
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be configured.
@@ -30,6 +30,11 @@ pub struct Storage {
     /// With less than this free on the state directory's disk, guests stand still until there is a
     /// quarter more: at most a sixteenth of the disk counts. Zero: they never do.
     pub low_water: ByteSize,
+    /// What a guest's flush is worth.
+    pub durability: Durability,
+    /// Layers of one disk that are left as they are; of more, those below the top are merged, in the
+    /// background. Zero: never. Only on the backend `dm`.
+    pub chain_limit: u32,
 }
 
 impl Default for Storage {
@@ -37,6 +42,8 @@ impl Default for Storage {
         Self {
             backend: BackendChoice::default(),
             low_water: ByteSize(1 << 30),
+            durability: Durability::default(),
+            chain_limit: 16,
         }
     }
 }

@@ -115,6 +115,18 @@ pub enum EngineError {
         /// The sandbox.
         name: String,
     },
+    /// The disk of a running sandbox broke.
+    #[error(
+        "the disk of sandbox \"{name}\" takes no more writes (device-mapper says \"{state}\": the host's \
+         disk refused one, for want of space or since it is defective); all that it had taken before is \
+         there: see to the host's disk, and start the sandbox again"
+    )]
+    BrokenDisk {
+        /// The sandbox.
+        name: String,
+        /// What the kernel says of the device.
+        state: String,
+    },
     /// Others depend on it.
     #[error("{kind} \"{name}\" is in use by {}", users.join(", "))]
     InUse {
@@ -228,6 +240,7 @@ impl EngineError {
             Self::State { .. }
             | Self::CalledOff { .. }
             | Self::Frozen { .. }
+            | Self::BrokenDisk { .. }
             | Self::InUse { .. } => ErrorCode::Conflict,
             Self::CommandNotFound(_) => ErrorCode::CommandNotFound,
             Self::CommandNotExecutable(_) => ErrorCode::CommandNotExecutable,

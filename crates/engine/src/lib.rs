@@ -69,6 +69,8 @@ pub struct Engine {
     locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,
+    /// Held while layers are merged.
+    merging: tokio::sync::Mutex<()>,
     events: broadcast::Sender<Event>,
     /// Owners of handles that are being made and have no record yet.
     making: Mutex<BTreeSet<Owner>>,

@@ -1,5 +1,5 @@
-//! What runs in the background of an engine: the reaper of orphaned handles, the clock of TTLs, and
-//! the look at the disk's free space.
+//! What runs in the background of an engine: the reaper of orphaned handles, the clock of TTLs, the look
+//! at the disk's free space, and the ear for disks that break.
 
 use std::sync::{Arc, Weak};
 
@@ -20,6 +20,7 @@ impl Engine {
         tokio::spawn(reap(Arc::downgrade(self), queue));
         tokio::spawn(Self::expire_in_time(Arc::downgrade(self)));
         tokio::spawn(Self::watch_the_disk(Arc::downgrade(self)));
+        tokio::spawn(Self::watch_the_devices(Arc::downgrade(self)));
     }
 
     /// The row of an orphan that nothing else needs: one that others depend on is left to the

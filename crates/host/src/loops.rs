@@ -39,6 +39,11 @@ pub struct LoopSpec {
     pub path: PathBuf,
     /// Whether it can only be read.
     pub read_only: bool,
+    /// Whether a flush of the device syncs the file. Otherwise the device says that it has no cache,
+    /// so that device-mapper commits changes without an fsync for each; whoever promises durability
+    /// syncs the file.
+    #[serde(default)]
+    pub flushes: bool,
 }
 
 /// Which loop device, and over which file.
@@ -144,7 +149,11 @@ fn node(index: u32) -> PathBuf {
 }
 
 pub(crate) fn acquire(slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold), HostError> {
-    let LoopSpec { path, read_only } = slot.spec().clone();
+    let LoopSpec {
+        path,
+        read_only,
+        flushes,
+    } = slot.spec().clone();
     let backing = OpenOptions::new()
         .read(true)
         .write(!read_only)
@@ -159,7 +168,7 @@ pub(crate) fn acquire(slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold),
         .metadata()
         .map_err(HostError::path("look at", &node(index)))?
         .rdev();
-    if !read_only {
+    if !read_only && !flushes {
         declare_write_through(index)?;
     }
     let held = slot.acquired(LoopIdentity {
@@ -230,8 +239,7 @@ fn attach(backing: &File, read_only: bool) -> io::Result<(u32, File)> {
     Err(last)
 }
 
-/// Says that the device has no cache that a flush would empty: device-mapper then commits changes to
-/// the store's file without an fsync for each. Whoever promises durability syncs the file itself.
+/// Says that the device has no cache that a flush would empty.
 fn declare_write_through(index: u32) -> Result<(), HostError> {
     let path = PathBuf::from(format!("/sys/block/loop{index}/queue/write_cache"));
     std::fs::write(&path, "write through").map_err(HostError::path("write to", &path))
@@ -402,6 +410,7 @@ pub(crate) fn strays(
             found.push(LoopSpec {
                 path,
                 read_only: false,
+                flushes: false,
             });
         }
     }

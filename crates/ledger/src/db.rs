@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use cowslip_model::{HandleId, InstanceId, Timestamp};
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::ballast::Ballast;
 use crate::fault::{Fault, Injector};
 use crate::handle::{HandleRow, HandleState, Reservation, Resource};
 use crate::mirror::Mirror;
@@ -113,6 +114,7 @@ type OrphanHook = Box<dyn Fn(HandleId) + Send + Sync>;
 struct Inner {
     connection: Mutex<Connection>,
     mirror: Mirror,
+    ballast: Ballast,
     instance: InstanceId,
     boot_id: String,
     faults: Injector,
@@ -145,9 +147,14 @@ impl Ledger {
         let (connection, instance) =
             open_database(dir, &path).map_err(|error| name_damage(error, &path))?;
         let mirror = Mirror::open(dir.join("handles"))?;
+        let ballast = Ballast::new(dir);
+        if let Err(error) = ballast.renew() {
+            tracing::info!(%error, "the ledger has no ballast for a full disk");
+        }
         Ok(Self(Arc::new(Inner {
             connection: Mutex::new(connection),
             mirror,
+            ballast,
             instance,
             boot_id: boot_id.to_owned(),
             faults,
@@ -171,6 +178,14 @@ impl Ledger {
     #[must_use]
     pub fn mirror(&self) -> &Mirror {
         &self.0.mirror
+    }
+
+    /// Lays the ballast for a full disk down again where it was given up and there is space.
+    ///
+    /// # Errors
+    /// The failing system call's; everything goes on without it.
+    pub fn renew_ballast(&self) -> std::io::Result<()> {
+        self.0.ballast.renew()
     }
 
     /// What is called when a reservation or an unsettled handle is dropped. The first call wins.
@@ -203,6 +218,7 @@ impl Ledger {
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let outcome = self.0.faults.around(step, || {
+            self.0.ballast.make_room();
             let mut connection = self.connection();
             if durability == Synchronous::Full {
                 connection

@@ -16,6 +16,7 @@
 //!
 //! This crate never touches the host beyond its own database, mirror files and lock.
 
+mod ballast;
 pub mod db;
 pub mod fault;
 pub mod handle;

@@ -231,7 +231,7 @@ impl<'a> Tx<'a> {
     pub fn put_layer(&mut self, record: &LayerRecord) -> Result<(), LedgerError> {
         self.execute(
             "INSERT INTO layers (id, template, parent, record) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+             ON CONFLICT (id) DO UPDATE SET parent = excluded.parent, record = excluded.record",
             &[
                 &record.id.to_string(),
                 &record.template.to_string(),
@@ -416,6 +416,19 @@ impl<'a> Tx<'a> {
         self.execute(
             "UPDATE handles SET depends_on = ?2 WHERE id = ?1",
             &[&id.to_string(), &encode("dependencies", &row.depends_on)?],
+        )?;
+        self.mark(row.owner);
+        Ok(())
+    }
+
+    /// What the handle stands on from now on, and nothing else.
+    pub fn set_dependencies(&mut self, id: HandleId, all: &[HandleId]) -> Result<(), LedgerError> {
+        let row = self
+            .handle(id)?
+            .ok_or_else(|| LedgerError::Missing(format!("handle {id}")))?;
+        self.execute(
+            "UPDATE handles SET depends_on = ?2 WHERE id = ?1",
+            &[&id.to_string(), &encode("dependencies", &all)?],
         )?;
         self.mark(row.owner);
         Ok(())

@@ -17,6 +17,20 @@ pub enum DiskFormat {
     Snapshot,
 }
 
+/// What a flush of the guest's is worth.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Flushed data is safe from the guest's and the engine's end, not from a power cut of the host;
+    /// what is published (a checkpoint, a pause, a template) is safe from both.
+    #[default]
+    Published,
+    /// Every flush reaches the host's disk.
+    Flush,
+}
+
 /// One file of a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DiskLayer {
@@ -37,4 +51,6 @@ pub struct DiskChain {
     pub top: DiskLayer,
     /// Size of the disk that the guest sees, in bytes.
     pub size: u64,
+    /// What the guest's flushes are worth.
+    pub durability: Durability,
 }

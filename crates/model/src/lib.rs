@@ -13,7 +13,7 @@ pub mod spec;
 pub mod state;
 pub mod time;
 
-pub use disk::{DiskChain, DiskFormat, DiskLayer};
+pub use disk::{DiskChain, DiskFormat, DiskLayer, Durability};
 pub use id::{
     CheckpointId, HandleId, InstanceId, KernelId, LayerId, ProcessId, SandboxId, TemplateId,
 };

@@ -102,7 +102,7 @@ impl Rig {
         Ok(Parts {
             config,
             site: self.site(faults.clone())?,
-            volumes: cowslip_store::open(backend),
+            volumes: cowslip_store::open(backend, cowslip_model::Durability::default()),
             monitors: Arc::new(FixedMonitor(Arc::new(SimVmm::new(
                 self.world.clone(),
                 faults.clone(),

@@ -65,7 +65,7 @@ impl Bench {
             rig,
             site,
             vmm,
-            volumes: cowslip_store::open(backend),
+            volumes: cowslip_store::open(backend, cowslip_model::Durability::default()),
         }
     }
 

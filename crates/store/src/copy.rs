@@ -12,7 +12,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use cowslip_host::{Content, Site};
 use cowslip_ledger::{LayerRecord, Owner};
-use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, Durability, SandboxId};
 
 use crate::changes::Changes;
 use crate::layer::{
@@ -23,7 +23,10 @@ use crate::{Backend, FlattenStats, FreezeStyle, LiveDisk, StoreError, Volumes, c
 
 /// The backend.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Copy;
+pub(crate) struct Copy {
+    /// What the guests' flushes are worth.
+    pub(crate) durability: Durability,
+}
 
 /// Makes `layer` as a copy of `source`, a layer of at most its size.
 fn clone_layer(site: &Site, layer: &LayerRecord, source: &LayerRecord) -> Result<(), StoreError> {
@@ -95,6 +98,7 @@ impl Volumes for Copy {
         layers: &[LayerRecord],
     ) -> Result<DiskChain, StoreError> {
         let (site, top) = (site.clone(), layers.last().cloned());
+        let durability = self.durability;
         blocking("activate a volume", move || {
             let top = top.ok_or(StoreError::NoLayers { sandbox: owner })?;
             let path = site.layout.layer(top.id, top.format);
@@ -109,6 +113,7 @@ impl Volumes for Copy {
             check_whole(&site, &top)?;
             let size = top.size.bytes();
             Ok(DiskChain {
+                durability,
                 frozen: Vec::new(),
                 top: DiskLayer {
                     path,

@@ -29,7 +29,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cowslip_host::{HostError, Site};
 use cowslip_ledger::{LayerRecord, LedgerError, Owner};
-use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, LayerId, SandboxId, TemplateId};
+use cowslip_model::{
+    ByteSize, DiskChain, DiskFormat, DiskLayer, Durability, LayerId, SandboxId, TemplateId,
+};
 
 pub use flatten::FlattenStats;
 
@@ -61,11 +63,11 @@ impl Backend {
 
 /// The backend's implementation.
 #[must_use]
-pub fn open(backend: Backend) -> Arc<dyn Volumes> {
+pub fn open(backend: Backend, durability: Durability) -> Arc<dyn Volumes> {
     match backend {
-        Backend::Dm => Arc::new(dm::Dm::default()),
-        Backend::Qcow2 => Arc::new(qcow2::Qcow2),
-        Backend::Copy => Arc::new(copy::Copy),
+        Backend::Dm => Arc::new(dm::Dm::new(durability)),
+        Backend::Qcow2 => Arc::new(qcow2::Qcow2 { durability }),
+        Backend::Copy => Arc::new(copy::Copy { durability }),
     }
 }
 
@@ -128,6 +130,12 @@ pub enum StoreError {
     Nothing {
         /// Whom the image was for.
         owner: Owner,
+    },
+    /// A merge on a backend that cannot.
+    #[error("merge layers into {layer}: this backend cannot")]
+    NoMerge {
+        /// The layer that was to be made.
+        layer: LayerId,
     },
     /// The engine is ending.
     #[error("{operation}: the engine is ending")]
@@ -292,6 +300,25 @@ pub trait Volumes: Send + Sync + 'static {
         owner: Owner,
         out: &Path,
     ) -> Result<FlattenStats, StoreError>;
+
+    /// Whether frozen layers can be made one under a disk that is in use.
+    fn merges(&self) -> bool {
+        false
+    }
+
+    /// Makes `into`, a frozen layer without a parent, of what `layers` (a whole chain of frozen layers,
+    /// base first) changed together. A layer that stands on the last of them can stand on `into`.
+    ///
+    /// # Errors
+    /// When one of them is damaged or gone, or the disk is full; nothing is left but the row.
+    async fn merge(
+        &self,
+        _site: &Site,
+        _layers: &[LayerRecord],
+        into: &LayerRecord,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::NoMerge { layer: into.id })
+    }
 
     /// The file of a layer.
     fn path(&self, site: &Site, layer: &LayerRecord) -> PathBuf {

@@ -39,6 +39,8 @@ pub struct Setup {
     pub user: Option<u32>,
     /// More lines for the configuration's `[machine]`.
     pub machine: String,
+    /// More lines for its `[storage]`.
+    pub storage: String,
 }
 
 impl Default for Setup {
@@ -47,6 +49,7 @@ impl Default for Setup {
             backend: Backend::Qcow2,
             user: None,
             machine: String::new(),
+            storage: String::new(),
         }
     }
 }
@@ -93,8 +96,8 @@ impl Instance {
         };
         let accelerator = preferred("COWSLIP_TEST_ACCELERATOR", "tcg");
         let config = format!(
-            "[storage]\nbackend = \"{backend}\"\n[machine]\naccelerator = \"{accelerator}\"\n{}\n",
-            setup.machine
+            "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{}\n",
+            setup.storage, setup.machine
         );
         fs::write(at("config.toml"), config).unwrap();
         let (state, run) = match setup.user {

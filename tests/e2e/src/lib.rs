@@ -18,6 +18,7 @@ mod assets;
 mod call;
 mod changes;
 mod instance;
+mod mounted;
 mod survivors;
 mod terminal;
 
@@ -28,6 +29,7 @@ pub use assets::{Kernel, rootfs_tar};
 pub use call::{Call, Done, Running};
 pub use changes::Changes;
 pub use instance::{Backend, Instance, Setup};
+pub use mounted::Mounted;
 pub use terminal::Terminal;
 
 /// Long enough for a loaded machine: only a failure ever waits so long.

@@ -107,6 +107,8 @@ enum VmError {
         why: String,
         console: PathBuf,
         tail: String,
+        /// Whether its kernel broke in a vCPU of a guest inside.
+        in_vcpu: bool,
     },
 }
 
@@ -138,7 +140,7 @@ pub(crate) fn run(vm: Vm) -> Outcome {
         What::Shell => machine::Job::shell()?,
         What::Test { arguments } => suite::job(&arguments)?,
     };
-    Ok(ExitCode::from(machine.run(job)?))
+    Ok(ExitCode::from(machine.run(&job)?))
 }
 
 /// Where cargo builds.

@@ -110,6 +110,7 @@ impl Engine {
         to_the_end(async move {
             let _busy = engine.lock(id).await;
             let record = engine.checkpoint_locked(id, request).await?;
+            engine.tidy_chain(id);
             engine.view_checkpoint(&record)
         })
         .await

@@ -48,6 +48,7 @@ impl Engine {
         request: FlattenRequest,
     ) -> Result<api::Template, EngineError> {
         self.refuse_taken(&request.name)?;
+        self.refuse_without_space("flatten")?;
         let source = self.find_source(&request.source)?;
         let engine = Arc::clone(self);
         to_the_end(async move {
@@ -84,6 +85,7 @@ impl Engine {
             let checkpoint = CheckpointId::random().map_err(LedgerError::from)?;
             let _making = self.making(Owner::Checkpoint(checkpoint));
             let pin = self.freeze_disk(id, checkpoint).await?;
+            self.tidy_chain(id);
             // The frozen layers are held: whatever waits for the sandbox can go on.
             drop(busy);
             return self.flatten_chain(pin.layer, Some(pin), name, source).await;

@@ -10,6 +10,7 @@ use cowslip_model::api::GcReport;
 use crate::Engine;
 use crate::error::{EngineError, chain};
 use crate::to_the_end;
+use crate::verbs::layers::is_used;
 use crate::verbs::recover::in_words;
 
 impl Engine {
@@ -64,7 +65,10 @@ impl Engine {
     /// The recovery plan without what this engine is doing right now.
     pub(crate) async fn differences(&self) -> Result<Vec<Action>, EngineError> {
         let plan = self.recovery_plan().await?;
-        let checkpoints = self.site.ledger.read(|tx| tx.checkpoints())?;
+        let (checkpoints, rows) = self
+            .site
+            .ledger
+            .read(|tx| Ok::<_, EngineError>((tx.checkpoints()?, tx.handles()?)))?;
         let being_made = self.being_made();
         Ok(plan
             .into_iter()
@@ -80,6 +84,10 @@ impl Engine {
                         && !checkpoints
                             .iter()
                             .any(|one| one.id == *checkpoint && self.is_busy(one.sandbox))
+                }
+                Action::Collect { layer } => {
+                    let owner = Owner::Layer(*layer);
+                    !being_made.contains(&owner) && !is_used(owner, &rows)
                 }
                 _ => true,
             })

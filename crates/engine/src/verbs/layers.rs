@@ -1,14 +1,23 @@
 //! Layers that nothing stands on any more.
 
-use cowslip_ledger::{Owner, SandboxRecord, Synchronous};
+use cowslip_ledger::{HandleRow, LayerRecord, Owner, SandboxRecord, Synchronous};
 
 use crate::error::EngineError;
 use crate::unwind::unwind;
 use crate::{Engine, blocking};
 
-/// Layers in a chain at most: each is an open file of the monitor and a look-up for a read. Until
-/// chains can be merged the limit is told before it hurts.
+/// Layers in a chain at most: each is a look-up for a read, and an open file of the monitor or a device.
+/// Where layers are not merged before (`merge.rs`) the limit is told before it hurts.
 const CHAIN_MAX: usize = 128;
+
+/// Whether something else stands on what this owner has.
+pub(crate) fn is_used(owner: Owner, rows: &[HandleRow]) -> bool {
+    let own = rows.iter().filter(|row| row.owner == owner);
+    let own: Vec<_> = own.map(|row| row.id).collect();
+    rows.iter()
+        .filter(|row| row.owner != owner)
+        .any(|row| row.depends_on.iter().any(|id| own.contains(id)))
+}
 
 impl Engine {
     /// Refuses to make a chain longer than it can be used. Asked before a checkpoint or a pause, never
@@ -26,6 +35,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Layers that nothing stands on, that no verb is making, and whose devices no machine uses: one
+    /// that runs may stand on layers that were merged.
+    fn collectable(&self) -> Result<Vec<LayerRecord>, EngineError> {
+        let being_made = self.being_made();
+        let (mut unused, rows) = self
+            .site
+            .ledger
+            .read(|tx| Ok::<_, EngineError>((tx.unused_layers()?, tx.handles()?)))?;
+        unused.retain(|layer| {
+            let owner = Owner::Layer(layer.id);
+            !being_made.contains(&owner) && !is_used(owner, &rows)
+        });
+        Ok(unused)
+    }
+
     /// Releases every layer that no sandbox, checkpoint or other layer stands on. Returns what was
     /// released, in words.
     pub(crate) async fn collect_layers(&self) -> Result<Vec<String>, EngineError> {
@@ -33,7 +57,7 @@ impl Engine {
         let mut released = Vec::new();
         let mut failed: Option<EngineError> = None;
         loop {
-            let unused = self.site.ledger.read(|tx| tx.unused_layers())?;
+            let unused = self.collectable()?;
             let mut progress = false;
             for layer in unused {
                 let site = self.site.clone();

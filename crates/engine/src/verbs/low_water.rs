@@ -41,6 +41,9 @@ impl Engine {
     /// When the disk does not tell.
     pub async fn check_the_disk(self: &Arc<Self>) -> Result<Duration, EngineError> {
         let (change, wait) = self.look_at_the_disk().await?;
+        if let Err(error) = self.site.ledger.renew_ballast() {
+            tracing::debug!(%error, "the ledger has no ballast for a full disk");
+        }
         match change {
             Change::Low => self.tell_of_the_disk("disk.low")?,
             Change::Recovered => self.tell_of_the_disk("disk.recovered")?,

@@ -2,6 +2,7 @@
 
 mod archive;
 mod boot;
+mod broken_disk;
 mod checkpoint;
 mod create;
 mod diff;
@@ -17,6 +18,7 @@ mod kernel;
 mod layers;
 mod logs;
 mod low_water;
+mod merge;
 mod open;
 mod pause;
 mod rebuild;

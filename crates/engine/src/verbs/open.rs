@@ -54,6 +54,7 @@ impl Engine {
             space_found: Arc::default(),
             locks: Mutex::new(HashMap::new()),
             collecting: tokio::sync::Mutex::new(()),
+            merging: tokio::sync::Mutex::new(()),
             events,
             making: Mutex::new(BTreeSet::new()),
             refreshed: Mutex::new(HashSet::new()),
@@ -97,7 +98,7 @@ fn real_parts(config: Config) -> Result<Parts, OpenError> {
     let (backend, note) = choose_backend(config.storage.backend)?;
     Ok(Parts {
         monitors: Arc::new(QemuMonitors::new(&config)),
-        volumes: cowslip_store::open(backend),
+        volumes: cowslip_store::open(backend, config.storage.durability),
         guests: Arc::new(AgentGuests),
         images: Arc::new(Ext4Images),
         notes: vec![note],

@@ -26,6 +26,7 @@ impl Engine {
         to_the_end(async move {
             let _busy = engine.lock(id).await;
             let record = engine.resume_locked(id).await?;
+            engine.tidy_chain(id);
             engine.view_sandbox(&record)
         })
         .await

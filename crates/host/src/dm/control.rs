@@ -311,16 +311,31 @@ impl Control {
     /// # Errors
     /// When the kernel does not tell.
     pub fn names(&self) -> Result<Vec<String>, DmError> {
+        let devices = self.events()?;
+        Ok(devices.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Names of all devices, and how many events each has had.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn events(&self) -> Result<Vec<(String, u32)>, DmError> {
         let answer = self.call(Command::ListDevices, None, 0, 0, &[], 0)?;
         let body = data(&answer);
         let mut names = Vec::new();
         let mut at = 0;
-        // An entry: device number (u64, zero where there is no device), distance to the next, name.
+        // An entry: device number (u64, zero where there is no device), distance to the next, name,
+        // and at the next multiple of eight the number of events (u32).
         while let Some(entry) = body.get(at..at + 12) {
             if u64_at(entry, 0) == 0 {
                 break;
             }
-            names.push(text(body.get(at + 12..).unwrap_or_default()));
+            let name = text(body.get(at + 12..).unwrap_or_default());
+            let counter = (at + 12 + name.len() + 1).next_multiple_of(8);
+            let events = body
+                .get(counter..counter + 4)
+                .map_or(0, |bytes| u32_at(bytes, 0));
+            names.push((name, events));
             match u32_at(entry, 8) {
                 0 => break,
                 next => at += next as usize,

@@ -5,6 +5,7 @@
 //! that name with another uuid is somebody else's and is never touched.
 
 mod control;
+mod events;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use cowslip_model::InstanceId;
 use serde::{Deserialize, Serialize};
 
 pub use control::{Control, Status};
+pub use events::{Broken, DeviceEvents};
 pub use table::{DeviceNumber, NoDeviceNumber, SECTOR, Segment, Target, whole};
 
 use crate::error::HostError;

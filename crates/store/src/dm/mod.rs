@@ -11,11 +11,14 @@
 //! device and its open file and notices nothing.
 //!
 //! A layer has one device, whoever uses it: it is made when the first machine needs it and taken down
-//! ([`Volumes::retire`]) when nothing stands on it any more. What stands on what is in the ledger, as
+//! ([`Volumes::retire`]) when nothing stands on it any more. Only a layer under a running machine whose
+//! lower layers were merged has a second for a time (`freeze.rs`). What stands on what is in the ledger, as
 //! dependencies of handles. All of that happens under one lock of this engine: the steps are short
 //! system calls, and a layer that is being taken down must not be found by somebody who begins to use it.
 
 mod devices;
+mod freeze;
+mod merge;
 mod retire;
 
 use std::path::Path;
@@ -24,8 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use cowslip_host::dm::{self, Role, SECTOR, whole};
 use cowslip_host::{Content, Device, DeviceSpec, Site, Target};
-use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource, Synchronous};
-use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
+use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource};
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, Durability, SandboxId};
 
 use crate::changes::Changes;
 use crate::exceptions::{CHUNK_SECTORS, blank_store, store_size};
@@ -37,9 +40,19 @@ use crate::{Backend, FlattenStats, FreezeStyle, LiveDisk, StoreError, Volumes, f
 use devices::{Found, check_store, layer_device, root_device};
 
 /// The backend.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Dm {
+    durability: Durability,
     one_at_a_time: Arc<Mutex<()>>,
+}
+
+impl Dm {
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self {
+            durability,
+            one_at_a_time: Arc::default(),
+        }
+    }
 }
 
 fn guard(lock: &Mutex<()>) -> MutexGuard<'_, ()> {
@@ -73,13 +86,14 @@ fn chain_device(
     site: &Site,
     owner: SandboxId,
     layers: &[LayerRecord],
+    durability: Durability,
 ) -> Result<Found, StoreError> {
     let root = layers
         .first()
         .ok_or(StoreError::NoLayers { sandbox: owner })?;
     let mut below = root_device(site, root)?;
     for layer in layers {
-        below = layer_device(site, layer, &below)?;
+        below = layer_device(site, layer, &below, durability)?;
     }
     Ok(below)
 }
@@ -89,6 +103,7 @@ fn activate(
     site: &Site,
     owner: SandboxId,
     layers: &[LayerRecord],
+    durability: Durability,
 ) -> Result<DiskChain, StoreError> {
     let top = layers
         .last()
@@ -102,7 +117,7 @@ fn activate(
         // The machine of an earlier engine has it open: what it stands on is as it left it.
         Some(Some(identity)) => identity.number,
         _ => {
-            let below = chain_device(site, owner, layers)?;
+            let below = chain_device(site, owner, layers, durability)?;
             let spec = disk_spec(site, owner, over(below.number), sectors(top));
             let slot =
                 site.ledger
@@ -114,6 +129,7 @@ fn activate(
         }
     };
     Ok(DiskChain {
+        durability,
         frozen: Vec::new(),
         top: DiskLayer {
             path: dm::node(number),
@@ -171,9 +187,10 @@ impl Volumes for Dm {
             layers.to_vec(),
             Arc::clone(&self.one_at_a_time),
         );
+        let durability = self.durability;
         blocking("activate a volume", move || {
             let _one_at_a_time = guard(&lock);
-            activate(&site, owner, &layers)
+            activate(&site, owner, &layers, durability)
         })
         .await
     }
@@ -207,6 +224,8 @@ impl Volumes for Dm {
     }
 
     /// Makes the device of the new layer: it reads through the top, which the guest may go on writing.
+    /// Where what lies below the top was merged since its device was made, only what it is to stand on is
+    /// made: see `freeze`.
     async fn prepare_freeze(
         &self,
         site: &Site,
@@ -216,35 +235,29 @@ impl Volumes for Dm {
     ) -> Result<(), StoreError> {
         let (site, lock) = (site.clone(), Arc::clone(&self.one_at_a_time));
         let (top, other, sandbox) = (top.clone(), other.clone(), disk.sandbox());
+        let durability = self.durability;
         blocking("prepare a freeze", move || {
             let _one_at_a_time = guard(&lock);
-            let below = devices::standing(&site, &top)?;
-            let new = layer_device(&site, &other, &below)?;
-            let row = disk_row(&site, sandbox)?.ok_or(StoreError::NoLayers { sandbox })?;
-            // Before the switch: whatever becomes of it, the new layer is not taken down under the disk.
-            site.ledger
-                .write("freeze: depend", Synchronous::Normal, |tx| {
-                    tx.add_dependencies(row.id, &[new.handle])
-                })?;
-            Ok(())
+            freeze::prepare(&site, &top, &other, sandbox, durability)
         })
         .await
     }
 
+    /// Switches the disk. A top that shall stand on what the layers below it were merged into gets a
+    /// second device there first, now that nothing writes it.
     async fn freeze(
         &self,
         site: &Site,
-        _top: &LayerRecord,
+        top: &LayerRecord,
         other: &LayerRecord,
         disk: &dyn LiveDisk,
     ) -> Result<(), StoreError> {
-        let (site, other, sandbox) = (site.clone(), other.clone(), disk.sandbox());
+        let (site, lock) = (site.clone(), Arc::clone(&self.one_at_a_time));
+        let (top, other, sandbox) = (top.clone(), other.clone(), disk.sandbox());
+        let durability = self.durability;
         blocking("freeze a volume", move || {
-            let new = devices::standing(&site, &other)?;
-            let spec = disk_spec(&site, sandbox, over(new.number), sectors(&other));
-            let table = spec.table.clone();
-            site.host.switch_device(&spec, &table)?;
-            Ok(())
+            let _one_at_a_time = guard(&lock);
+            freeze::freeze(&site, &top, &other, sandbox, durability)
         })
         .await
     }
@@ -257,23 +270,38 @@ impl Volumes for Dm {
     ) -> Result<bool, StoreError> {
         let (site, layer, sandbox) = (site.clone(), layer.clone(), disk.sandbox());
         blocking("look at a disk", move || {
-            let Ok(standing) = devices::standing(&site, &layer) else {
-                // Its device was never made.
-                return Ok(false);
-            };
-            let spec = disk_spec(&site, sandbox, Target::Zero, 0);
-            let table = site.host.device_table(&spec)?;
-            Ok(table.first().map(|segment| segment.target) == Some(over(standing.number)))
+            let number = freeze::under(&site, sandbox)?;
+            let standing = devices::standing(&site, &layer)?;
+            Ok(standing.iter().any(|one| Some(one.number) == number))
         })
         .await
     }
 
     async fn sync(&self, site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
-        sync_layer(site, layer).await
+        sync_layer(site, layer).await?;
+        let (site, layer) = (site.clone(), layer.clone());
+        blocking("look at a layer", move || {
+            devices::require_valid(&site, &layer)
+        })
+        .await
     }
 
     fn usage(&self, site: &Site, layer: &LayerRecord) -> Result<u64, StoreError> {
         Ok(site.host.usage(&self.path(site, layer))?)
+    }
+
+    fn merges(&self) -> bool {
+        true
+    }
+
+    async fn merge(
+        &self,
+        site: &Site,
+        layers: &[LayerRecord],
+        into: &LayerRecord,
+    ) -> Result<(), StoreError> {
+        let (site, layers, into) = (site.clone(), layers.to_vec(), into.clone());
+        blocking("merge layers", move || merge::merge(&site, &layers, &into)).await
     }
 
     /// What the pairs of a store that a machine writes say at the moment: the kernel commits them with

@@ -19,33 +19,33 @@ fn shared(site: &Site) -> Result<Vec<HandleRow>, StoreError> {
 }
 
 /// Releases them from the top down. Every one is tried, and the first failure reported (R8, R18).
+///
+/// What was only to be made comes last: it is found by what it would have stood on, which may be what
+/// another still uses.
 pub(super) fn retire(site: &Site) -> Result<(), StoreError> {
     let mut failed: HashSet<HandleId> = HashSet::new();
     let mut first: Option<StoreError> = None;
     loop {
         let rows = shared(site)?;
         let used: HashSet<HandleId> = rows.iter().flat_map(|row| row.depends_on.clone()).collect();
-        let unused = |row: &HandleRow, failed: &HashSet<HandleId>| {
-            matches!(row.owner, Owner::Layer(_) | Owner::Template(_))
-                && !used.contains(&row.id)
-                && !failed.contains(&row.id)
-        };
-        let mut progress = false;
-        for row in rows.iter().rev() {
-            if !unused(row, &failed) {
-                continue;
-            }
-            let released = site.host.release(row).map_err(StoreError::from);
-            match released.and_then(|()| Ok(site.ledger.forget(row)?)) {
-                Ok(()) => progress = true,
-                Err(error) => {
-                    failed.insert(row.id);
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        if !progress {
+        let mut unused: Vec<&HandleRow> = rows
+            .iter()
+            .rev()
+            .filter(|row| matches!(row.owner, Owner::Layer(_) | Owner::Template(_)))
+            .filter(|row| !used.contains(&row.id) && !failed.contains(&row.id))
+            .collect();
+        if unused.is_empty() {
             return first.map_or(Ok(()), Err);
+        }
+        if unused.iter().any(|row| row.identity.is_some()) {
+            unused.retain(|row| row.identity.is_some());
+        }
+        for row in unused {
+            let released = site.host.release(row).map_err(StoreError::from);
+            if let Err(error) = released.and_then(|()| Ok(site.ledger.forget(row)?)) {
+                failed.insert(row.id);
+                first.get_or_insert(error);
+            }
         }
     }
 }

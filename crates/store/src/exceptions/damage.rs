@@ -25,8 +25,8 @@ pub enum Damage {
     },
     /// The kernel gave it up.
     #[error(
-        "was invalidated by the kernel, which could not write an exception (no space left, or an \
-         error of the disk): what it held is lost"
+        "was invalidated by the kernel, which could not write to it (no space left, or an error of the \
+         disk): start its sandbox again, which takes what was written until then"
     )]
     Invalidated,
     /// Neither valid nor invalidated.

@@ -2,6 +2,8 @@
 
 /// The first bytes of a store.
 pub(crate) const MAGIC: [u8; 4] = *b"SnAp";
+/// Where the flag is, in bytes.
+pub(crate) const VALID_AT: u64 = 4;
 /// The flag of a store that is whole.
 pub(crate) const VALID: u32 = 1;
 /// The only version there is.

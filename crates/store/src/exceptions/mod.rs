@@ -19,6 +19,7 @@
 mod damage;
 mod flatten;
 mod format;
+mod merge;
 mod read;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,7 +28,8 @@ use cowslip_model::ByteSize;
 
 pub use damage::Damage;
 pub use flatten::{FlattenError, Store, flatten};
-pub use read::Exceptions;
+pub use merge::merge;
+pub use read::{Exceptions, is_valid};
 
 use crate::StoreError;
 use format::{Geometry, VALID, VERSION};
@@ -35,6 +37,16 @@ use format::{Geometry, VALID, VERSION};
 /// Sectors of a chunk, where nothing else is asked for: 4 KiB, the block size of the guest's file
 /// system, so that its first write to a block copies nothing from below.
 pub const CHUNK_SECTORS: u32 = 8;
+
+/// Lets the kernel take a store again that it invalidated and [`Exceptions::read_any`] found whole.
+///
+/// # Errors
+/// The failing system call's.
+pub fn validate(file: &std::fs::File) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    file.write_all_at(&VALID.to_le_bytes(), format::VALID_AT)?;
+    file.sync_data()
+}
 
 /// Length in bytes of a store that can take every chunk of a disk of `disk_bytes` (R23): header, pairs,
 /// data and slack, a whole number of chunks. A store that runs full is invalidated by the kernel with

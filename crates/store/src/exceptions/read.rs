@@ -24,8 +24,21 @@ impl Exceptions {
     /// # Errors
     /// [`Damage`] when the file is no whole store of such a disk.
     pub fn read(file: &File, disk_bytes: u64) -> Result<Self, Damage> {
+        match Self::read_any(file, disk_bytes)? {
+            (found, true) => Ok(found),
+            (_, false) => Err(Damage::Invalidated),
+        }
+    }
+
+    /// As [`Exceptions::read`], and whether the kernel still holds the store for valid. One that it
+    /// invalidated, since it could not write or keep an exception, has all exceptions that were
+    /// committed until then: it is the disk as of that moment, as after a power cut.
+    ///
+    /// # Errors
+    /// [`Damage`] when the file is no whole store of such a disk.
+    pub fn read_any(file: &File, disk_bytes: u64) -> Result<(Self, bool), Damage> {
         let length = file.metadata()?.len();
-        let geometry = header(file, length)?;
+        let (geometry, valid) = header(file, length)?;
         let needed = geometry
             .full_chunks(disk_bytes)
             .and_then(|chunks| chunks.checked_mul(geometry.chunk))
@@ -41,7 +54,7 @@ impl Exceptions {
         };
         found.areas(file, length)?;
         found.distinct()?;
-        Ok(found)
+        Ok((found, valid))
     }
 
     /// All areas up to the end.
@@ -169,8 +182,17 @@ impl Exceptions {
     }
 }
 
-/// The geometry of a store, from its header.
-fn header(file: &File, length: u64) -> Result<Geometry, Damage> {
+/// Whether the kernel holds a store for valid; only its header is read.
+///
+/// # Errors
+/// [`Damage`] when it has none.
+pub fn is_valid(file: &File) -> Result<bool, Damage> {
+    let length = file.metadata()?.len();
+    header(file, length).map(|(_, valid)| valid)
+}
+
+/// The geometry of a store, and whether it is valid, from its header.
+fn header(file: &File, length: u64) -> Result<(Geometry, bool), Damage> {
     if length < HEADER as u64 {
         let needed = HEADER as u64;
         return Err(Damage::Truncated { length, needed });
@@ -185,13 +207,14 @@ fn header(file: &File, length: u64) -> Result<Geometry, Damage> {
     if version != VERSION {
         return Err(Damage::Version(version));
     }
-    match u32::from_le_bytes(valid) {
-        VALID => {}
-        0 => return Err(Damage::Invalidated),
+    let valid = match u32::from_le_bytes(valid) {
+        VALID => true,
+        0 => false,
         other => return Err(Damage::Flag(other)),
-    }
+    };
     let chunk = u32::from_le_bytes(chunk);
-    Geometry::new(chunk).ok_or(Damage::ChunkSize(chunk))
+    let geometry = Geometry::new(chunk).ok_or(Damage::ChunkSize(chunk))?;
+    Ok((geometry, valid))
 }
 
 fn fields(head: &[u8; HEADER]) -> [[u8; 4]; 4] {

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use cowslip_host::{Content, Site};
 use cowslip_ledger::{LayerRecord, Owner, TemplateRecord};
-use cowslip_model::{DiskChain, DiskFormat, DiskLayer, SandboxId};
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, Durability, SandboxId};
 
 pub use read::{HEAD_LIMIT, HeaderError, Overlay, read_header};
 
@@ -36,7 +36,10 @@ use crate::{Backend, FlattenStats, FreezeStyle, LiveDisk, StoreError, Volumes, f
 
 /// The backend.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Qcow2;
+pub(crate) struct Qcow2 {
+    /// What the guests' flushes are worth.
+    pub(crate) durability: Durability,
+}
 
 /// What an overlay must say of the file below it.
 struct Below {
@@ -223,6 +226,7 @@ impl Volumes for Qcow2 {
         layers: &[LayerRecord],
     ) -> Result<DiskChain, StoreError> {
         let (site, layers) = (site.clone(), layers.to_vec());
+        let durability = self.durability;
         blocking("activate a volume", move || {
             let Some(top) = layers.last() else {
                 return Err(StoreError::NoLayers { sandbox: owner });
@@ -236,6 +240,7 @@ impl Volumes for Qcow2 {
                 frozen.push(std::mem::replace(&mut below, next).into());
             }
             Ok(DiskChain {
+                durability,
                 frozen,
                 top: below.into(),
                 size: top.size.bytes(),

@@ -66,7 +66,7 @@ impl Bench {
         };
         Self {
             site,
-            volumes: open(backend),
+            volumes: open(backend, cowslip_model::Durability::default()),
             template,
             _dir: dir,
         }

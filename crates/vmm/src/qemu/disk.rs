@@ -12,8 +12,8 @@
 //! frozen or the machine's image is saved. A written layer's node bears the stem of its file's name,
 //! so that the machine itself tells which file it writes, also to an engine that did not start it.
 //!
-//! Guest flushes end in the page cache (`no-flush`): a running disk need not survive a power cut, and
-//! the engine syncs what it publishes. The ledger owns exclusivity, hence no file locks. Nor does a
+//! Guest flushes end in the page cache (`no-flush`) unless [`Durability`] says otherwise: a running disk
+//! need not survive a power cut, and the engine syncs what it publishes. The ledger owns exclusivity, hence no file locks. Nor does a
 //! save or restore drop the files from the page cache (`drop-cache`): QEMU does that for a disk that
 //! another host has written, and here it would sync the layer while the guest stands still, and take
 //! the template from the cache of every other machine.
@@ -21,7 +21,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use cowslip_model::{DiskChain, DiskFormat, DiskLayer};
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, Durability};
 use serde_json::{Value, json};
 
 use super::passing::{Passed, open_disk};
@@ -91,14 +91,14 @@ fn is_device(file: &std::fs::File) -> bool {
 
 /// `device`: it is a block device. What the guest writes to one goes straight there, since a device
 /// that is switched under the monitor must not have writes waiting in a cache above it.
-fn file_node(node: &str, set: i64, read_only: bool, device: bool) -> Value {
+fn file_node(node: &str, set: i64, read_only: bool, device: bool, durability: Durability) -> Value {
     let mut value = json!({
         "driver": if device { "host_device" } else { "file" },
         "node-name": format!("{node}{FILE}"),
         "filename": format!("/dev/fdset/{set}"),
         "locking": "off",
         "aio": "threads",
-        "cache": { "direct": device, "no-flush": true },
+        "cache": { "direct": device, "no-flush": durability == Durability::Published },
         "drop-cache": false,
     });
     if let Some(object) = value.as_object_mut() {
@@ -146,7 +146,10 @@ pub(super) fn options(chain: &DiskChain, passed: &mut Passed) -> Result<DiskOpti
             "-add-fd".to_owned(),
             format!("fd={fd},set={set},opaque={node}:r"),
         ]);
-        push_node(&mut arguments, &file_node(&node, set, true, device));
+        push_node(
+            &mut arguments,
+            &file_node(&node, set, true, device, chain.durability),
+        );
         push_node(
             &mut arguments,
             &format_node(&node, layer, below.as_deref(), true),
@@ -165,7 +168,10 @@ pub(super) fn options(chain: &DiskChain, passed: &mut Passed) -> Result<DiskOpti
             format!("fd={fd},set={set},opaque={node}:{word}"),
         ]);
     }
-    push_node(&mut arguments, &file_node(&node, set, false, device));
+    push_node(
+        &mut arguments,
+        &file_node(&node, set, false, device, chain.durability),
+    );
     push_node(
         &mut arguments,
         &format_node(&node, &chain.top, below.as_deref(), false),
@@ -214,7 +220,11 @@ pub(super) async fn top(qmp: &Qmp, started: &Path) -> Result<PathBuf, DiskError>
 }
 
 /// Puts the empty overlay `next` over the written layer, which is flushed and only read from then on.
-pub(super) async fn change(qmp: &Qmp, next: &DiskLayer) -> Result<(), DiskError> {
+pub(super) async fn change(
+    qmp: &Qmp,
+    next: &DiskLayer,
+    durability: Durability,
+) -> Result<(), DiskError> {
     if next.format != DiskFormat::Qcow2 {
         return Err(DiskError::Unfit(
             "only a qcow2 layer can be put over another".to_owned(),
@@ -229,7 +239,7 @@ pub(super) async fn change(qmp: &Qmp, next: &DiskLayer) -> Result<(), DiskError>
         )));
     }
     let set = pass(qmp, &node, next).await?;
-    let swapped = swap(qmp, &old, &node, set, next).await;
+    let swapped = swap(qmp, &old, &node, set, next, durability).await;
     // Only a refusal says that nothing was done; without an answer the swap may have taken place.
     if matches!(swapped, Err(QmpError::Refused { .. })) {
         // What was added is taken out again, newest first; a part that never was does not matter.
@@ -275,9 +285,10 @@ async fn swap(
     node: &str,
     set: i64,
     next: &DiskLayer,
+    durability: Durability,
 ) -> Result<(), QmpError> {
-    qmp.execute("blockdev-add", file_node(node, set, false, false))
-        .await?;
+    let file = file_node(node, set, false, false, durability);
+    qmp.execute("blockdev-add", file).await?;
     qmp.execute("blockdev-add", format_node(node, next, None, false))
         .await?;
     qmp.execute("blockdev-snapshot", json!({ "node": old, "overlay": node }))

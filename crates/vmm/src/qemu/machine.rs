@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use cowslip_host::process::{ProcessIdentity, ProcessSpec};
-use cowslip_model::{DiskLayer, SandboxId};
+use cowslip_model::{DiskLayer, Durability, SandboxId};
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -42,8 +42,9 @@ pub(super) struct QemuMachine {
     paths: Paths,
     ending: Ending,
     qmp: Qmp,
-    /// The file that the machine was started on, or one beside it; none for one without a disk.
-    disk: Option<PathBuf>,
+    /// The file that the machine was started on, or one beside it, and what its flushes are worth; none
+    /// for one without a disk.
+    disk: Option<(PathBuf, Durability)>,
     /// The present agent channel, to end it when the next is opened.
     agent: Mutex<Option<StdUnixStream>>,
     console: JoinHandle<()>,
@@ -95,7 +96,10 @@ impl QemuMachine {
             paths,
             ending,
             qmp,
-            disk: config.disk.as_ref().map(|chain| chain.top.path.clone()),
+            disk: config
+                .disk
+                .as_ref()
+                .map(|chain| (chain.top.path.clone(), chain.durability)),
             agent: Mutex::new(None),
             console,
         })
@@ -267,7 +271,11 @@ impl Machine for QemuMachine {
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), VmmError> {
         const OPERATION: &str = "change the disk";
         self.require_paused(OPERATION).await?;
-        match disk::change(&self.qmp, next).await {
+        let durability = self
+            .disk
+            .as_ref()
+            .map_or_else(Durability::default, |(_, durability)| *durability);
+        match disk::change(&self.qmp, next, durability).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.explain_disk(OPERATION, error).await),
         }
@@ -275,7 +283,7 @@ impl Machine for QemuMachine {
 
     async fn disk_top(&self) -> Result<PathBuf, VmmError> {
         const OPERATION: &str = "look at the disk";
-        let Some(started) = &self.disk else {
+        let Some((started, _)) = &self.disk else {
             return Err(self.refused(OPERATION, "the machine has no disk".to_owned()));
         };
         match disk::top(&self.qmp, started).await {

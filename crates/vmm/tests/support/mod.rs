@@ -200,6 +200,7 @@ pub(crate) fn chain(layers: &[&DiskLayer]) -> Option<DiskChain> {
         frozen: frozen.iter().map(|&layer| layer.clone()).collect(),
         top: (*top).clone(),
         size: DISK_SIZE,
+        durability: cowslip_model::Durability::default(),
     })
 }
 

@@ -11,7 +11,7 @@ use cowslip_host::dm::Control;
 use cowslip_host::{Layout, LinuxHost, Site};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{LayerRecord, Ledger, Owner, Synchronous, TemplateRecord};
-use cowslip_model::{ByteSize, DiskLayer, LayerId, SandboxId, TemplateId, Timestamp};
+use cowslip_model::{ByteSize, DiskLayer, Durability, LayerId, SandboxId, TemplateId, Timestamp};
 use cowslip_store::{Backend, LiveDisk, StoreError, Volumes, open};
 
 pub(crate) const BLOCK: u64 = 4096;
@@ -28,7 +28,8 @@ pub(crate) struct Bench {
     pub(crate) site: Site,
     pub(crate) volumes: Arc<dyn Volumes>,
     state: PathBuf,
-    dir: Option<tempfile::TempDir>,
+    /// Removed with the bench.
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Bench {
@@ -40,8 +41,15 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         std::fs::create_dir(&state).unwrap();
-        let mut bench = Self::over(&state, Injector::default());
-        bench.dir = Some(dir);
+        Self {
+            _dir: Some(dir),
+            ..Self::on(&state)
+        }
+    }
+
+    /// One in this directory, with its template.
+    pub(crate) fn on(state: &Path) -> Self {
+        let bench = Self::over(state, Injector::default());
         let image = bench.site.layout.template_image(TEMPLATE);
         std::fs::create_dir(image.parent().unwrap()).unwrap();
         let content: Vec<u8> = (0..TEMPLATE_BLOCKS)
@@ -79,9 +87,9 @@ impl Bench {
                 host: Arc::new(host),
                 layout,
             },
-            volumes: open(Backend::Dm),
+            volumes: open(Backend::Dm, Durability::default()),
             state: state.to_owned(),
-            dir: None,
+            _dir: None,
         }
     }
 
@@ -101,8 +109,19 @@ impl Bench {
         }
     }
 
+    /// Writes a layer's record.
+    pub(crate) fn put(&self, record: &LayerRecord) {
+        self.site
+            .ledger
+            .write("put a layer", Synchronous::Normal, |tx| {
+                tx.put_layer(record)
+            })
+            .unwrap();
+    }
+
     pub(crate) async fn layer(&self, bits: u64, parent: Option<&LayerRecord>) -> LayerRecord {
         let record = self.record(bits, parent, DISK);
+        self.put(&record);
         self.volumes
             .make_layer(&self.site, &record, parent)
             .await
@@ -133,6 +152,10 @@ impl Bench {
             .await
             .unwrap();
         assert!(volumes.is_written(&self.site, next, &volume).await.unwrap());
+        self.put(&LayerRecord {
+            frozen: true,
+            ..top.clone()
+        });
     }
 
     /// What the end of a machine does.
@@ -203,7 +226,9 @@ impl Disk {
             .unwrap();
     }
 
+    /// What the device says, not what the page cache above it remembers.
     pub(crate) fn read(&self, block: u64) -> u8 {
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
         let mut bytes = [0; BLOCK as usize];
         self.file.read_exact_at(&mut bytes, block * BLOCK).unwrap();
         assert!(

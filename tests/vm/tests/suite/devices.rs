@@ -35,6 +35,7 @@ fn backing(bench: &Bench, name: &str) -> (HandleRow, LoopSpec) {
     let spec = LoopSpec {
         path,
         read_only: false,
+        flushes: false,
     };
     (row(bench, held.settle()), spec)
 }

@@ -1,7 +1,12 @@
 //! The main job with guests whose disks are devices.
 
-use cowslip_e2e::{Instance, Kernel, Setup};
-use cowslip_model::api::{Checkpoint, Sandbox};
+use std::process::Command;
+
+use cowslip_e2e::{Instance, Kernel, Mounted, Setup, box_tar};
+use cowslip_model::SandboxState;
+use cowslip_model::api::{Checkpoint, Diff, Sandbox, Template};
+
+use crate::commands::said;
 
 /// The engine is killed while machines run on devices: the next one adopts them, and nothing is left
 /// in the end.
@@ -24,4 +29,111 @@ fn machines_on_devices_are_adopted() {
     let _ = host.say("rm --force one two").ok();
     let _ = host.say("checkpoint rm point").ok();
     host.assert_only(&files);
+}
+
+/// Without the low-water mark a guest can fill the host's disk: its machine is ended with the reason,
+/// and when there is space its disk is as after a power cut.
+#[test]
+fn a_guest_whose_disk_broke_has_failed_and_starts_again() {
+    // covers R23 R28
+    let host = Instance::with(Setup {
+        storage: "low_water = 0".to_owned(),
+        ..Setup::default()
+    });
+    std::fs::create_dir(host.state()).unwrap();
+    let mount = Mounted::new(host.state(), "100m");
+    host.import_kernel(Kernel::Guest);
+    host.import("box", box_tar());
+    let follow = host.follow_events();
+    let _ = host.say("run -d --name one --disk 1G box").ok();
+    let _ = host.sh("one", "echo kept >/root/f; sync").ok();
+    let fill = host
+        .say("exec one -- sh -c")
+        .arg("yes full >/root/big")
+        .start();
+    follow.wait_for("\"sandbox.failed\"");
+    drop(fill);
+    drop(follow);
+    let failed = host.sandbox("one");
+    assert_eq!(failed.state, SandboxState::Failed);
+    let reason = failed.reason.unwrap();
+    assert!(reason.contains("takes no more writes"), "{reason}");
+    mount.resize("2g");
+    let _ = host.say("start one").ok();
+    assert_eq!(host.sh("one", "cat /root/f").ok(), "kept");
+    let _ = host.say("rm --force one").ok();
+    drop(host);
+    drop(mount);
+}
+
+/// A writer that never rests is checkpointed again and again. The disk of every checkpoint is whole, and
+/// holds what was written up to one instant; so does the memory of a fork.
+#[test]
+fn fifty_checkpoints_of_a_writing_guest_are_each_of_one_instant() {
+    // covers R24 R26 R27
+    const CHECKPOINTS: usize = 50;
+    /// Of so many one is looked at: the machine is emulated.
+    const CHECKED: usize = 5;
+    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let files = host.files();
+    let write = "i=0; while :; do i=$((i+1)); echo $i >>/root/log; \
+                 [ $((i % 64)) = 0 ] && head -c 65536 /dev/urandom >/root/noise && sync; done";
+    let _ = host
+        .say("run -d --name one --memory 96M box -- sh -c")
+        .arg(write)
+        .ok();
+    let mut written = 0;
+    for index in 0..CHECKPOINTS {
+        let _ = host
+            .say(&format!("checkpoint create one --name p{index}"))
+            .ok();
+        if index % CHECKED != 0 {
+            continue;
+        }
+        let template: Template = host.say(&format!("template from p{index} t{index}")).json();
+        let image = host
+            .state()
+            .join("templates")
+            .join(template.id.to_string())
+            .join("image.ext4");
+        let _ = said(Command::new("e2fsck").args(["-f", "-n"]).arg(&image));
+        let log = said(
+            Command::new("debugfs")
+                .args(["-R", "cat /root/log"])
+                .arg(&image),
+        );
+        let lines = counted(&log, index);
+        assert!(
+            lines >= written,
+            "{lines} lines at {index}, {written} before"
+        );
+        written = lines;
+        let _ = host.say(&format!("template rm t{index}")).ok();
+    }
+    assert!(written > 0);
+    // So many layers are merged while it runs.
+    let layers = host.say("diff one").json::<Diff>().layers.len();
+    assert!(layers < CHECKPOINTS, "{layers} layers");
+    // What the guest had not written out yet is in the memory of a fork.
+    let _ = host
+        .say(&format!("fork p{} --name two", CHECKPOINTS - 1))
+        .ok();
+    let stop = "kill -STOP $(pidof -s sh) 2>/dev/null; cat /root/log";
+    let log = host.say("exec two -- sh -c").arg(stop).ok();
+    assert!(counted(&log, CHECKPOINTS) >= written);
+    let _ = host.say("rm --force one two").ok();
+    for index in 0..CHECKPOINTS {
+        let _ = host.say(&format!("checkpoint rm p{index}")).ok();
+    }
+    host.assert_only(&files);
+}
+
+/// How many lines there are: one, two, three, and the last may be a part of one.
+fn counted(log: &str, context: usize) -> usize {
+    let lines: Vec<&str> = log.lines().collect();
+    let whole = lines.len().saturating_sub(1);
+    for (index, line) in lines[..whole].iter().enumerate() {
+        assert_eq!(*line, (index + 1).to_string(), "at {context}");
+    }
+    whole
 }

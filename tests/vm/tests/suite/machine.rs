@@ -89,6 +89,7 @@ fn our_loop_device_is_configured_at_once_and_goes_with_its_last_user() {
     let spec = LoopSpec {
         path: path.clone(),
         read_only: false,
+        flushes: false,
     };
     let slot = bench.site.ledger.reserve::<Loop>(owner, spec, &[]).unwrap();
     // By `LOOP_CONFIGURE`: there is no moment at which it has its file and not yet its flags.

@@ -10,5 +10,6 @@ mod discards;
 mod faults;
 mod guests;
 mod machine;
+mod merging;
 mod power;
 mod volumes;

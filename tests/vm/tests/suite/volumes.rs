@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use cowslip_e2e::Mounted;
+use cowslip_host::dm::DeviceEvents;
 use cowslip_ledger::LayerRecord;
 use cowslip_model::SandboxId;
 use cowslip_store::StoreError;
@@ -191,6 +193,57 @@ async fn damaged_stores_and_templates_are_refused_and_nothing_is_activated() {
     std::fs::remove_file(&path).unwrap();
     bench.remove(&[&layer]);
     bench.assert_clean();
+}
+
+/// The host's disk refuses a write: the kernel gives the layer up, which is heard at once; what the
+/// layer had taken until then is there when it is activated again.
+#[tokio::test]
+async fn a_layer_that_lost_a_write_is_heard_of_and_taken_up_again() {
+    // covers R23 R28
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let mount = Mounted::new(&state, "6m");
+    let bench = Bench::on(&state);
+    let events = DeviceEvents::open(bench.site.ledger.instance()).unwrap();
+    let layer = bench.layer(1, None).await;
+    let disk = bench.disk(1, std::slice::from_ref(&layer)).await;
+    assert_eq!(events.broken().unwrap(), []);
+    let taken = (0..TEMPLATE_BLOCKS)
+        .take_while(|block| {
+            let bytes = [200; BLOCK as usize];
+            disk.file.write_all_at(&bytes, block * BLOCK).is_ok()
+        })
+        .count() as u64;
+    assert!((1..TEMPLATE_BLOCKS).contains(&taken), "{taken} blocks");
+    let broken = loop {
+        let broken = events.broken().unwrap();
+        if !broken.is_empty() {
+            break broken;
+        }
+        events.next().await.unwrap();
+    };
+    assert_eq!(broken.len(), 1);
+    assert_eq!(broken[0].layer, layer.id.to_string());
+    assert_eq!(broken[0].state, "Invalid");
+    assert_eq!(events.broken().unwrap(), [], "told twice");
+    let error = bench.volumes.sync(&bench.site, &layer).await.unwrap_err();
+    assert!(error.to_string().contains("invalidated"), "{error}");
+    bench.end(disk).await;
+
+    mount.resize("64m");
+    let disk = bench.disk(1, std::slice::from_ref(&layer)).await;
+    for block in 0..taken {
+        assert_eq!(disk.read(block), 200, "block {block} of {taken}");
+    }
+    disk.write(TEMPLATE_BLOCKS - 1, 201);
+    assert_eq!(disk.read(TEMPLATE_BLOCKS - 1), 201);
+    bench.volumes.sync(&bench.site, &layer).await.unwrap();
+    bench.end(disk).await;
+    bench.remove(&[&layer]);
+    bench.assert_clean();
+    drop(bench);
+    drop(mount);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 mod damages;
 mod flattening;
+mod merging;
 mod sizes;
 pub(crate) mod writer;
 

@@ -21,7 +21,7 @@ use cowslip_engine::{Config, Engine};
 use cowslip_host::{Directory, DirectorySpec, Layout, LinuxHost, Site};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{KernelRecord, Ledger, Owner, Synchronous, TemplateRecord};
-use cowslip_model::{ByteSize, KernelId, Timestamp};
+use cowslip_model::{ByteSize, Durability, KernelId, Timestamp};
 use cowslip_store::Backend;
 use tokio::runtime::Runtime;
 
@@ -54,7 +54,7 @@ impl Life {
         let parts = Parts {
             config,
             site,
-            volumes: cowslip_store::open(Backend::Dm),
+            volumes: cowslip_store::open(Backend::Dm, Durability::Published),
             monitors: Arc::new(FixedMonitor(Arc::new(machines.clone()))),
             guests: Arc::new(machines.clone()),
             images: Arc::new(Ext4Images),

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use cowslip_host::Site;
 use cowslip_ledger::{LayerRecord, LedgerError};
-use cowslip_model::{LayerId, SandboxState};
+use cowslip_model::{Durability, LayerId, SandboxState};
 use cowslip_store::Backend;
 use cowslip_store::exceptions::{Store, flatten};
 
@@ -105,7 +105,7 @@ fn written_disk_is_one(life: &Life) -> bool {
             Ok((sandbox.id, tx.chain(sandbox.layer.unwrap())?))
         })
         .unwrap();
-    let volumes = cowslip_store::open(Backend::Dm);
+    let volumes = cowslip_store::open(Backend::Dm, Durability::Published);
     life.run(volumes.check(site, id, &chain)).is_ok()
 }
 
