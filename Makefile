@@ -5,10 +5,10 @@ PREFIX ?= /usr/local
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build quickstart test lint bench install clean
+.PHONY: help setup build quickstart test lint bench bench-disk install clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo
 	@echo "Downloads and guest kernels are kept in $${COWSLIP_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/cowslip}."
 
@@ -31,6 +31,9 @@ lint: setup ## check formatting, lints and layers
 
 bench: build ## measure against plain QEMU and mke2fs, side by side
 	@environment=$$(scripts/test-assets rootfs debian-kernel guest-kernel) && . "$$environment" && cargo run --release --package cowslip-benches
+
+bench-disk: setup ## measure disks on device-mapper against commands and bare devices, in the test VM
+	@environment=$$(scripts/test-assets) && . "$$environment" && scripts/bench-disk
 
 install: build ## install to PREFIX (default /usr/local), under DESTDIR if it is set
 	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip" "$(DESTDIR)$(PREFIX)/bin/cowslip"

@@ -26,6 +26,7 @@ pub struct DirectorySpec {
 
 impl Resource for Directory {
     const KIND: &'static str = "directory";
+    const OUTLIVES_POWER: bool = true;
     type Spec = DirectorySpec;
     type Identity = Inode;
 }

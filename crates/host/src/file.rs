@@ -86,6 +86,7 @@ pub enum Content<'a> {
 
 impl Resource for File {
     const KIND: &'static str = "file";
+    const OUTLIVES_POWER: bool = true;
     type Spec = FileSpec;
     type Identity = Inode;
 }

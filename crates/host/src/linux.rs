@@ -11,7 +11,7 @@ use cowslip_model::InstanceId;
 use crate::directory::{self, Directory};
 use crate::dm::{self, Device, DeviceSpec, Segment};
 use crate::error::HostError;
-use crate::file::{self, Content, File};
+use crate::file::{self, Content, File, Inode};
 use crate::layout::Layout;
 use crate::loops::{self, Loop, LoopHold};
 use crate::mount::{self, Mount};
@@ -63,6 +63,23 @@ impl LinuxHost {
             })
         }
     }
+}
+
+/// The inode that a row recorded. A file system's device has its number for one boot: after another
+/// (a disk that is found later, a volume that is activated in another order) only the inode's own number
+/// still tells.
+fn inode<R: Resource<Identity = Inode>>(row: &HandleRow) -> Result<Option<Inode>, HostError> {
+    let recorded = row.identity::<R>()?;
+    let path = row.spec.get("path").and_then(serde_json::Value::as_str);
+    let (Some(inode), Some(path)) = (recorded, path) else {
+        return Ok(recorded);
+    };
+    if row.boot_id == process::boot_id() {
+        return Ok(recorded);
+    }
+    // What cannot be looked at is told by the probe.
+    let dev = Inode::of(Path::new(path)).map_or(inode.dev, |now| now.dev);
+    Ok(Some(Inode { dev, ..inode }))
 }
 
 impl Host for LinuxHost {
@@ -126,14 +143,11 @@ impl Host for LinuxHost {
 
     fn probe(&self, row: &HandleRow) -> Result<Presence, HostError> {
         match row.kind.as_str() {
-            Directory::KIND => directory::probe(
-                &row.spec::<Directory>()?,
-                row.identity::<Directory>()?.as_ref(),
-            ),
-            File::KIND => file::probe(&row.spec::<File>()?, row.identity::<File>()?.as_ref()),
-            Socket::KIND => {
-                socket::probe(&row.spec::<Socket>()?, row.identity::<Socket>()?.as_ref())
+            Directory::KIND => {
+                directory::probe(&row.spec::<Directory>()?, inode::<Directory>(row)?.as_ref())
             }
+            File::KIND => file::probe(&row.spec::<File>()?, inode::<File>(row)?.as_ref()),
+            Socket::KIND => socket::probe(&row.spec::<Socket>()?, inode::<Socket>(row)?.as_ref()),
             Loop::KIND => loops::probe(&row.spec::<Loop>()?, row.identity::<Loop>()?.as_ref()),
             Device::KIND => dm::probe(&row.spec::<Device>()?),
             Mount::KIND => mount::probe(&row.spec::<Mount>()?, row.identity::<Mount>()?.as_ref()),
@@ -149,17 +163,17 @@ impl Host for LinuxHost {
             Directory::KIND => {
                 let spec = row.spec::<Directory>()?;
                 self.own(&spec.path)?;
-                directory::release(&spec, row.identity::<Directory>()?.as_ref())
+                directory::release(&spec, inode::<Directory>(row)?.as_ref())
             }
             File::KIND => {
                 let spec = row.spec::<File>()?;
                 self.own(&spec.path)?;
-                file::release(&spec, row.identity::<File>()?.as_ref())
+                file::release(&spec, inode::<File>(row)?.as_ref())
             }
             Socket::KIND => {
                 let spec = row.spec::<Socket>()?;
                 self.own(&spec.path)?;
-                socket::release(&spec, row.identity::<Socket>()?.as_ref())
+                socket::release(&spec, inode::<Socket>(row)?.as_ref())
             }
             Loop::KIND => {
                 let spec = row.spec::<Loop>()?;

@@ -185,6 +185,21 @@ pub(crate) fn acquire(slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold),
     Ok((held, LoopHold(Some(device))))
 }
 
+/// Attaches a loop device without a row, for as long as the file or a table holds it.
+///
+/// # Errors
+/// When there is no free device, or it takes no file.
+#[cfg(feature = "bare")]
+pub fn attach_bare(backing: &File) -> io::Result<(DeviceNumber, File)> {
+    let (_, device) = attach(backing, false)?;
+    let number = device.metadata()?.rdev();
+    let number = DeviceNumber {
+        major: rustix::fs::major(number),
+        minor: rustix::fs::minor(number),
+    };
+    Ok((number, device))
+}
+
 /// Takes a free device, again where somebody else was faster (R10).
 fn attach(backing: &File, read_only: bool) -> io::Result<(u32, File)> {
     let control = OpenOptions::new().read(true).write(true).open(CONTROL)?;

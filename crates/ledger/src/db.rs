@@ -1,8 +1,8 @@
 //! The database: opening, migrating, and running one transaction at a time.
 //!
 //! SQLite in WAL mode. A commit survives the death of the engine at any instant; with
-//! [`Synchronous::Full`] it survives a power cut too, which is what publications ask for. Kernel
-//! objects do not outlive a power cut, so handle rows need not either.
+//! [`Synchronous::Full`] it survives a power cut too, which is what publications ask for, and intents to
+//! make files. Kernel objects do not outlive a power cut, so their rows need not either.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -314,7 +314,13 @@ impl Ledger {
             source,
         })?;
         let step = format!("reserve {} for {}", R::KIND, owner_word(owner));
-        self.write(&step, Synchronous::Normal, |tx| {
+        // An object that a power cut leaves must not be there without its row.
+        let durability = if R::OUTLIVES_POWER && !matches!(owner, Owner::Machine(_)) {
+            Synchronous::Full
+        } else {
+            Synchronous::Normal
+        };
+        self.write(&step, durability, |tx| {
             tx.insert_handle(&HandleRow {
                 id,
                 seq: 0,

@@ -11,6 +11,9 @@ use crate::owner::Owner;
 pub trait Resource: Send + Sync + 'static {
     /// The kind's name in the ledger.
     const KIND: &'static str;
+    /// Whether such an object may still be there after a power cut, unless a machine holds it: what a
+    /// machine holds is of the kernel, or in a file system in memory.
+    const OUTLIVES_POWER: bool = false;
     /// What it takes to make the object and to find it again; deterministic, known in advance.
     type Spec: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
     /// What only the kernel can tell once it exists: a pid and its start time, device and inode.

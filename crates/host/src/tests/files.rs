@@ -65,6 +65,28 @@ fn a_directory_that_took_the_place_of_ours_is_left_alone() {
 }
 
 #[test]
+fn after_a_boot_the_file_system_may_have_another_device_number() {
+    let bench = Bench::new();
+    let path = bench.place("dir");
+    let held = bench
+        .host
+        .make_directory(bench.reserve::<Directory>(directory(path.clone())))
+        .unwrap();
+    let mut row = bench.row(held);
+    let mut identity = row.identity.take().unwrap();
+    identity["dev"] = (path.metadata().unwrap().dev() + 1).into();
+    row.identity = Some(identity.clone());
+    bench.assert_foreign(&row);
+    row.boot_id = "an earlier one".to_owned();
+    assert_eq!(bench.probe(&row), Presence::Present);
+    identity["ino"] = (path.metadata().unwrap().ino() + 1).into();
+    let mut other = row.clone();
+    other.identity = Some(identity);
+    bench.assert_foreign(&other);
+    bench.release_twice(&row);
+}
+
+#[test]
 fn what_was_never_recorded_is_found_by_its_path() {
     let bench = Bench::new();
     let row = bench.unrecorded::<Directory>(directory(bench.place("dir")));

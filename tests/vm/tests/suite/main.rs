@@ -6,8 +6,10 @@
 mod bench;
 mod commands;
 mod devices;
+mod discards;
 mod faults;
 mod guests;
 mod machine;
 mod merging;
+mod power;
 mod volumes;
