@@ -53,6 +53,10 @@ impl Engine {
             let settled = self.settle(id, "stop: settle", SandboxState::Failed, Some(&error));
             return Err(error.and_rollback(settled));
         }
+        if let Err(error) = self.sync_disk(&record).await {
+            self.settle(id, "stop: settle", SandboxState::Failed, Some(&error))?;
+            return Err(error);
+        }
         let had_image = record.paused_image;
         let record = self.change(id, "stop: publish", Synchronous::Normal, |sandbox, tx| {
             sandbox.state = SandboxState::Stopped;
@@ -71,6 +75,17 @@ impl Engine {
             self.discard_image(id)?;
         }
         Ok(record)
+    }
+
+    /// What is told to be stopped survives a power cut.
+    async fn sync_disk(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        let Some(top) = record.layer else {
+            return Ok(());
+        };
+        let Some(top) = self.site.ledger.read(|tx| tx.layer(top))? else {
+            return Ok(());
+        };
+        Ok(self.volumes.sync(&self.site, &top).await?)
     }
 
     /// Asks the guest to power off and waits for that, as long as `grace` and no longer than a guest

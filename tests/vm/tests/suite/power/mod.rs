@@ -31,7 +31,7 @@ use crate::bench::{BLOCK, DISK, TEMPLATE, TEMPLATE_BLOCKS, template_byte};
 use crate::commands::only_in_the_test_vm;
 
 /// What is drawn between two flushes, beside the writes in their order.
-const DRAWN: u64 = 2;
+const DRAWN: u64 = 1;
 
 /// One life of an engine. Dropping it takes every task with it.
 struct Life {
