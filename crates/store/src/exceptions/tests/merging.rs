@@ -8,14 +8,13 @@ use super::super::{CHUNK_SECTORS, Exceptions, Store, flatten, merge, store_size}
 use super::writer::Writer;
 
 const CHUNKS: u64 = 700;
+const LENGTH: usize = 700 * 4096;
 const DISK: u64 = CHUNKS * 4096;
 
 fn whole(stores: &[&File]) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     let template = tempfile::tempfile().unwrap();
-    template
-        .write_all_at(&vec![0xee; DISK as usize], 0)
-        .unwrap();
+    template.write_all_at(&vec![0xee; LENGTH], 0).unwrap();
     let stores: Vec<Store<'_>> = stores
         .iter()
         .map(|file| Store {
@@ -25,7 +24,7 @@ fn whole(stores: &[&File]) -> Vec<u8> {
         .collect();
     let out = tempfile::tempfile().unwrap();
     flatten(&template, DISK, &stores, &out).unwrap();
-    let mut bytes = vec![0; DISK as usize];
+    let mut bytes = vec![0; LENGTH];
     out.read_exact_at(&mut bytes, 0).unwrap();
     bytes
 }
