@@ -56,7 +56,7 @@ impl Default for Storage {
             backend: BackendChoice::default(),
             low_water: ByteSize(1 << 30),
             durability: Durability::default(),
-            chain_limit: 16,
+            chain_limit: 8,
             on_dm_failure: OnDmFailure::default(),
         }
     }
