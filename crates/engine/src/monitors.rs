@@ -35,6 +35,27 @@ impl QemuMonitors {
     }
 }
 
+/// KVM's device, as this user finds it.
+enum Kvm {
+    Opens,
+    Closed,
+    Absent,
+}
+
+impl Kvm {
+    fn found() -> Self {
+        let opened = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm");
+        match opened {
+            Ok(_) => Self::Opens,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::Absent,
+            Err(_) => Self::Closed,
+        }
+    }
+}
+
 #[async_trait]
 impl Monitors for QemuMonitors {
     async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
@@ -49,12 +70,16 @@ impl Monitors for QemuMonitors {
         let reason = match (self.config.accelerator, accelerator) {
             (Choice::Tcg | Choice::Kvm, _) => "configured",
             (Choice::Auto, Some(Accelerator::Kvm)) => "a guest was seen to boot on KVM",
-            (Choice::Auto, Some(Accelerator::Tcg)) if std::path::Path::new("/dev/kvm").exists() => {
-                "/dev/kvm is there and no guest boots on it, so guests run under software emulation"
-            }
-            (Choice::Auto, Some(Accelerator::Tcg)) => {
-                "there is no KVM, so guests run under software emulation"
-            }
+            (Choice::Auto, Some(Accelerator::Tcg)) => match Kvm::found() {
+                Kvm::Opens => {
+                    "/dev/kvm is there and no guest boots on it, so guests run under software emulation"
+                }
+                Kvm::Closed => {
+                    "/dev/kvm is there and does not open for this user, so guests run under software \
+                     emulation: give the user the group that /dev/kvm has"
+                }
+                Kvm::Absent => "there is no KVM, so guests run under software emulation",
+            },
             (Choice::Auto, None) => {
                 "not known yet: the first start finds out whether a guest boots on KVM"
             }

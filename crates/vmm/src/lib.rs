@@ -158,6 +158,15 @@ pub trait Vmm: Send + Sync + 'static {
     /// What it is; recorded with every image it saves.
     fn info(&self) -> MonitorInfo;
 
+    /// Finds out what is only known when a machine is about to be started; from then on [`Vmm::info`]
+    /// and [`Vmm::restores`] speak of what will be used.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    async fn settle(&self, _site: &Site, _config: &MachineConfig) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     /// Whether an image saved by `saved` can be restored here.
     ///
     /// # Errors

@@ -109,6 +109,7 @@ impl Engine {
         let machine = match &from {
             Origin::Kernel => vmm.boot(&self.site, &config).await?,
             Origin::Image { path, saved_by, .. } => {
+                vmm.settle(&self.site, &config).await?;
                 vmm.restores(saved_by)?;
                 let machine = vmm.restore(&self.site, &config, path).await?;
                 machine.resume().await?;

@@ -206,6 +206,10 @@ impl Vmm for QemuVmm {
         }
     }
 
+    async fn settle(&self, site: &Site, config: &MachineConfig) -> Result<(), VmmError> {
+        self.decide(site, config).await.map(drop)
+    }
+
     fn restores(&self, saved: &MonitorInfo) -> Result<(), VmmError> {
         compare(saved, &self.info())
     }

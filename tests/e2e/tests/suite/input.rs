@@ -343,6 +343,34 @@ fn random(length: usize) -> Vec<u8> {
     bytes
 }
 
+/// What this host lacks is told when the engine starts, by `info` and `doctor`, and not once a sandbox.
+#[test]
+fn a_missing_feature_is_told_once() {
+    // covers R19
+    let host = Instance::new();
+    host.import_kernel(Kernel::Guest);
+    host.import("box", box_tar());
+    host.kill_engine();
+    let config = host.scratch().join("auto.toml");
+    fs::write(&config, "[storage]\nbackend = \"auto\"\n").unwrap();
+    let say = |words: &str| {
+        host.say(words)
+            .env("COWSLIP_CONFIG", config.to_str().unwrap())
+    };
+    for name in ["one", "two", "three"] {
+        let _ = say(&format!("create --name {name} box")).ok();
+    }
+    let info = host.info();
+    let lacks = info.backend != "dm";
+    assert!(info.backend_reason.starts_with("chosen: "), "{info:?}");
+    assert_eq!(info.backend_reason.contains("without device-mapper"), lacks);
+    let log = fs::read_to_string(host.state().join("engine.log")).unwrap();
+    assert!(log.matches("device-mapper").count() <= 1, "{log}");
+    for name in ["one", "two", "three"] {
+        let _ = host.say(&format!("rm {name}")).ok();
+    }
+}
+
 /// ^C at several places of an import and of a boot leaves nothing.
 #[test]
 fn interrupted_by_the_user() {
