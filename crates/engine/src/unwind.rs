@@ -32,6 +32,7 @@ pub fn unwind(site: &Site, owner: Owner) -> Result<(), UnwindError> {
         })?;
     let mut needed: HashSet<HandleId> = HashSet::new();
     let mut failures = Vec::new();
+    let mut released = Vec::new();
     for row in rows.iter().rev() {
         let outcome = if needed.contains(&row.id) {
             Err(format!(
@@ -39,12 +40,19 @@ pub fn unwind(site: &Site, owner: Owner) -> Result<(), UnwindError> {
                 row.describe()
             ))
         } else {
-            release(site, row)
+            let outcome = site.host.release(row);
+            outcome.map_err(|error| crate::error::chain(&error).join(": "))
         };
-        if let Err(failure) = outcome {
-            needed.extend(&row.depends_on);
-            failures.push(failure);
+        match outcome {
+            Ok(()) => released.push(row),
+            Err(failure) => {
+                needed.extend(&row.depends_on);
+                failures.push(failure);
+            }
         }
+    }
+    if let Err(error) = site.ledger.forget_all(&released) {
+        failures.push(error.to_string());
     }
     if failures.is_empty() {
         Ok(())

@@ -40,12 +40,16 @@ pub(super) fn retire(site: &Site) -> Result<(), StoreError> {
         if unused.iter().any(|row| row.identity.is_some()) {
             unused.retain(|row| row.identity.is_some());
         }
+        let mut released = Vec::with_capacity(unused.len());
         for row in unused {
-            let released = site.host.release(row).map_err(StoreError::from);
-            if let Err(error) = released.and_then(|()| Ok(site.ledger.forget(row)?)) {
-                failed.insert(row.id);
-                first.get_or_insert(error);
+            match site.host.release(row) {
+                Ok(()) => released.push(row),
+                Err(error) => {
+                    failed.insert(row.id);
+                    first.get_or_insert(error.into());
+                }
             }
         }
+        site.ledger.forget_all(&released)?;
     }
 }

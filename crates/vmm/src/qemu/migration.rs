@@ -98,12 +98,15 @@ pub(super) async fn abandon(qmp: &Qmp) -> Result<(), MigrationError> {
 }
 
 /// Waits until the monitor has finished with a migration whose outcome it has told already: for an
-/// instant it takes no `cont`, and it has no event for the end of that.
+/// instant it takes no `cont`, and after a failure for another no new migration. It has no event for the
+/// end of either.
 async fn finalized(qmp: &Qmp) -> Result<(), MigrationError> {
     const BETWEEN: Duration = Duration::from_millis(1);
     let bound = Duration::from_secs(STALL_BOUND_SECONDS);
     let wait = async {
-        while qmp.execute("query-status", json!({})).await?["status"] == "finish-migrate" {
+        while qmp.execute("query-status", json!({})).await?["status"] == "finish-migrate"
+            || holds_migration(qmp).await?
+        {
             tokio::time::sleep(BETWEEN).await;
         }
         Ok(())
@@ -111,6 +114,18 @@ async fn finalized(qmp: &Qmp) -> Result<(), MigrationError> {
     tokio::time::timeout(bound, wait)
         .await
         .unwrap_or(Err(MigrationError::Stalled))
+}
+
+/// Whether the monitor still has a migration among what it could break off, which refuses the next one as
+/// its double. Monitors without that list (before QEMU 6.0) know no doubles.
+async fn holds_migration(qmp: &Qmp) -> Result<bool, QmpError> {
+    let listed = match qmp.execute("query-yank", json!({})).await {
+        Err(QmpError::Refused { .. }) => return Ok(false),
+        other => other?,
+    };
+    Ok(listed
+        .as_array()
+        .is_some_and(|all| all.iter().any(|one| one["type"] == "migration")))
 }
 
 /// Reads the state from `image` into a machine that waits for it.
