@@ -115,6 +115,20 @@ pub enum EngineError {
         /// The sandbox.
         name: String,
     },
+    /// The machine ended before its guest was ready.
+    #[error(
+        "sandbox \"{name}\" did not come up: its machine ended: {words}; its console ends:\n{console}"
+    )]
+    EndedInBoot {
+        /// The sandbox.
+        name: Name,
+        /// What the machine said.
+        words: String,
+        /// The end of the guest's console.
+        console: String,
+        /// What was being done.
+        source: Box<EngineError>,
+    },
     /// The disk of a running sandbox broke.
     #[error(
         "the disk of sandbox \"{name}\" takes no more writes (device-mapper says \"{state}\": the host's \
@@ -247,6 +261,7 @@ impl EngineError {
             Self::NoSpace(_) => ErrorCode::NoSpace,
             Self::Unsupported(_) => ErrorCode::Unsupported,
             Self::Rollback { cause, .. } => cause.code(),
+            Self::EndedInBoot { source, .. } => source.code(),
             Self::Guest(GuestError::TimedOut { .. }) | Self::Vmm(VmmError::TimedOut { .. }) => {
                 ErrorCode::TimedOut
             }

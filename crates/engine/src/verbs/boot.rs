@@ -16,6 +16,7 @@ use crate::error::EngineError;
 use crate::guest::{BootTimes, Guest, Restored, Setup};
 use crate::live::Live;
 use crate::unwind::unwind;
+use crate::verbs::logs::CONSOLE_LOG;
 use crate::{Engine, blocking};
 
 /// What a machine starts from.
@@ -63,6 +64,11 @@ fn machine_id() -> Result<String, EngineError> {
         .map(|byte| format!("{byte:02x}"))
         .collect())
 }
+
+/// How long a machine whose guest cannot be reached may take to say that it ends.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Lines of the console that an error shows.
+const CONSOLE_LINES: usize = 10;
 
 impl Engine {
     /// Starts the machine of `record` on the volume whose top is `top`. On failure the machine is
@@ -123,7 +129,11 @@ impl Engine {
             () = boot.cancelled() => return Err(EngineError::CalledOff {
                 name: record.name.clone(),
             }),
-            guest = self.connect_guest(record, &machine, &from) => guest?,
+            guest = self.connect_guest(record, &machine, &from) => guest,
+        };
+        let guest = match guest {
+            Ok(guest) => guest,
+            Err(error) => return Err(self.explain_boot(record, &machine, error).await),
         };
         let times = StartTimes {
             monitor: monitor_up,
@@ -135,6 +145,28 @@ impl Engine {
             monitor: vmm.info(),
             times,
         })
+    }
+
+    /// A connection that broke because the machine ended: then its last words and its console's tell why.
+    async fn explain_boot(
+        &self,
+        record: &SandboxRecord,
+        machine: &Arc<dyn Machine>,
+        error: EngineError,
+    ) -> EngineError {
+        let Ok(words) = tokio::time::timeout(LAST_WORDS, machine.ended()).await else {
+            return error;
+        };
+        let console = self.site.layout.sandbox(record.id).join(CONSOLE_LOG);
+        let console = std::fs::read(console).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let lines: Vec<&str> = console.lines().map(str::trim_end).collect();
+        EngineError::EndedInBoot {
+            name: record.name.clone(),
+            words: words.unwrap_or_else(|| "the guest powered off".to_owned()),
+            console: lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n"),
+            source: Box::new(error),
+        }
     }
 
     /// Connects to the agent and tells it what it must know. Only then does a sandbox run.

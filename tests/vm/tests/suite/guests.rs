@@ -79,7 +79,7 @@ fn fifty_checkpoints_of_a_writing_guest_are_each_of_one_instant() {
     let write = "i=0; while :; do i=$((i+1)); echo $i >>/root/log; \
                  [ $((i % 64)) = 0 ] && head -c 65536 /dev/urandom >/root/noise && sync; done";
     let _ = host
-        .say("run -d --name one --memory 96M box -- sh -c")
+        .say("run -d --name one --memory 128M box -- sh -c")
         .arg(write)
         .ok();
     let mut written = 0;
