@@ -49,6 +49,7 @@ impl Lab {
             used: ByteSize(size),
             entries: 1,
             source: "directory".to_owned(),
+            stamp: cowslip_host::head::head(&image, 0)?.map(|head| head.stamp),
             created_at: Timestamp(0),
         };
         ledger.write::<_, cowslip_ledger::LedgerError>(

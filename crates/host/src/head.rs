@@ -2,8 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use cowslip_ledger::FileStamp;
 
 use crate::error::HostError;
 
@@ -14,6 +16,8 @@ pub struct Head {
     pub bytes: Vec<u8>,
     /// Length of the whole file, in bytes.
     pub length: u64,
+    /// What the file is like.
+    pub stamp: FileStamp,
 }
 
 /// The first `limit` bytes (or all, where there are fewer) of the plain file at `path`; none where
@@ -25,15 +29,23 @@ pub fn head(path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
     let Some(file) = open(path)? else {
         return Ok(None);
     };
-    let length = file
-        .metadata()
-        .map_err(HostError::path("look at", path))?
-        .len();
+    let found = file.metadata().map_err(HostError::path("look at", path))?;
+    let stamp = FileStamp {
+        inode: found.ino(),
+        modified: found
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(found.mtime_nsec()),
+    };
     let mut bytes = Vec::with_capacity(limit);
     file.take(limit as u64)
         .read_to_end(&mut bytes)
         .map_err(HostError::path("read", path))?;
-    Ok(Some(Head { bytes, length }))
+    Ok(Some(Head {
+        bytes,
+        length: found.len(),
+        stamp,
+    }))
 }
 
 /// Opens the plain file at `path` to be read; none where there is nothing. Follows no link and opens

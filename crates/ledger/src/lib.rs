@@ -34,7 +34,7 @@ pub use fault::{Fault, Faults, Step, Verdict};
 pub use handle::{HandleRow, HandleState, Held, Reservation, Resource};
 pub use owner::Owner;
 pub use record::{
-    CheckpointRecord, EventRecord, KernelRecord, LayerRecord, MainProcess, MonitorInfo,
+    CheckpointRecord, EventRecord, FileStamp, KernelRecord, LayerRecord, MainProcess, MonitorInfo,
     SandboxRecord, TemplateRecord,
 };
 pub use tx::Tx;

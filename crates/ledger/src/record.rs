@@ -7,6 +7,15 @@ use cowslip_model::{
 };
 use serde::{Deserialize, Serialize};
 
+/// By which a file is known to be as it was: cheaper to look at than its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Its inode number.
+    pub inode: u64,
+    /// When it was written last, in nanoseconds since 1970.
+    pub modified: i64,
+}
+
 /// A root file system image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateRecord {
@@ -24,6 +33,8 @@ pub struct TemplateRecord {
     pub entries: u64,
     /// What it was made from: "directory", "tar", "tar+gzip", "tar+zstd".
     pub source: String,
+    /// What the image's file was like when its content was known to be that of the digest.
+    pub stamp: Option<FileStamp>,
     /// When it was imported.
     pub created_at: Timestamp,
 }

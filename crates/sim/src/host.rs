@@ -15,7 +15,9 @@ use cowslip_host::{
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
-use cowslip_ledger::{HandleRow, HandleState, Held, LedgerError, Owner, Reservation, Resource};
+use cowslip_ledger::{
+    FileStamp, HandleRow, HandleState, Held, LedgerError, Owner, Reservation, Resource,
+};
 use cowslip_model::{HandleId, InstanceId, SandboxId, Timestamp};
 
 use crate::world::{FileNode, Inner, Node, World};
@@ -428,6 +430,10 @@ impl Host for SimHost {
             Ok(Some(Head {
                 bytes,
                 length: file.length,
+                stamp: FileStamp {
+                    inode: entry.inode,
+                    modified: i64::try_from(file.writes.len()).unwrap_or(i64::MAX),
+                },
             }))
         })
     }

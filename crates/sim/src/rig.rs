@@ -144,6 +144,10 @@ impl Rig {
             used: ByteSize(TEMPLATE_SIZE / 2),
             entries: 100,
             source: "directory".to_owned(),
+            stamp: site
+                .host
+                .head(&self.layout.template_image(TEMPLATE), 0)?
+                .map(|head| head.stamp),
             created_at: Timestamp(0),
         };
         let kernel = KernelRecord {

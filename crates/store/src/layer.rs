@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::fs::File as StdFile;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cowslip_host::{Content, File, FileSpec, HostError, Site};
-use cowslip_ledger::{LayerRecord, Owner, TemplateRecord};
+use cowslip_host::{Content, File, FileSpec, Head, HostError, Site};
+use cowslip_ledger::{LayerRecord, Owner, Synchronous, TemplateRecord};
 use cowslip_model::{ByteSize, TemplateId};
+use sha2::{Digest, Sha256};
 
 use crate::{FlattenStats, StoreError};
 
@@ -113,8 +115,9 @@ pub(crate) fn open_layer(site: &Site, layer: &LayerRecord) -> Result<StdFile, St
     })
 }
 
-/// The template's record, once its image was found to be there with the recorded size. Its content
-/// was verified when it was imported, and nothing writes it after that.
+/// The template's record, once its image was found to be there as it was imported: of the recorded size,
+/// and with the recorded content. That is looked at only where the file is not the one that it was, or
+/// was written: nothing of ours does either, a copy of the state directory or a stranger does.
 pub(crate) fn check_template(site: &Site, id: TemplateId) -> Result<TemplateRecord, StoreError> {
     let path = site.layout.template_image(id);
     let damaged = |why: String| StoreError::Template {
@@ -122,18 +125,50 @@ pub(crate) fn check_template(site: &Site, id: TemplateId) -> Result<TemplateReco
         path: path.clone(),
         why,
     };
-    let record = site
+    let mut record = site
         .ledger
         .read(|tx| tx.template(id))?
         .ok_or_else(|| damaged("is not in the ledger".to_owned()))?;
-    match length_of(site, &path)? {
-        Ok(length) if length == record.size.bytes() => Ok(record),
-        Ok(length) => Err(damaged(format!(
-            "has {length} bytes, the ledger says {}",
-            record.size.bytes()
-        ))),
-        Err(why) => Err(damaged(why.to_owned())),
+    let head = match head_of(site, &path)? {
+        Ok(head) if head.length == record.size.bytes() => head,
+        Ok(head) => {
+            return Err(damaged(format!(
+                "has {} bytes, the ledger says {}",
+                head.length,
+                record.size.bytes()
+            )));
+        }
+        Err(why) => return Err(damaged(why.to_owned())),
+    };
+    if record.stamp == Some(head.stamp) {
+        return Ok(record);
     }
+    let image = open_template(site, &record)?;
+    let digest = digest_of(&image).map_err(HostError::path("read", &path))?;
+    if digest != record.digest {
+        return Err(damaged(format!(
+            "was changed since it was imported (its sha256 is {digest} now)"
+        )));
+    }
+    record.stamp = Some(head.stamp);
+    site.ledger
+        .write("template: known again", Synchronous::Normal, |tx| {
+            tx.put_template(&record)
+        })?;
+    Ok(record)
+}
+
+fn digest_of(mut file: &StdFile) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+    let digest = hasher.finalize();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Checks that a whole-disk layer is there with the recorded size.
@@ -155,13 +190,17 @@ pub(crate) fn check_whole(site: &Site, layer: &LayerRecord) -> Result<(), StoreE
 }
 
 /// The length of a plain file, or why it is none.
-fn length_of(site: &Site, path: &Path) -> Result<Result<u64, &'static str>, StoreError> {
+fn head_of(site: &Site, path: &Path) -> Result<Result<Head, &'static str>, StoreError> {
     match site.host.head(path, 0) {
-        Ok(Some(head)) => Ok(Ok(head.length)),
+        Ok(Some(head)) => Ok(Ok(head)),
         Ok(None) => Ok(Err("is gone")),
         Err(HostError::Foreign { .. }) => Ok(Err("is not a plain file")),
         Err(error) => Err(error.into()),
     }
+}
+
+fn length_of(site: &Site, path: &Path) -> Result<Result<u64, &'static str>, StoreError> {
+    Ok(head_of(site, path)?.map(|head| head.length))
 }
 
 /// A layer is never smaller than what it stands over.

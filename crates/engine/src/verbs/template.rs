@@ -210,6 +210,11 @@ impl Engine {
         source: &str,
         imported: &Imported,
     ) -> Result<ImportMessage, EngineError> {
+        let (host, image) = (
+            Arc::clone(&self.site.host),
+            self.site.layout.template_image(id),
+        );
+        let head = blocking(move || host.head(&image, 0)).await??;
         let record = TemplateRecord {
             id,
             names: vec![name.clone()],
@@ -218,6 +223,7 @@ impl Engine {
             used: ByteSize(imported.used),
             entries: imported.entries,
             source: source.to_owned(),
+            stamp: head.map(|head| head.stamp),
             created_at: Timestamp::now(),
         };
         let text = rebuild::encode(&record)?;

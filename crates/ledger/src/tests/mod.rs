@@ -83,6 +83,7 @@ fn template() -> TemplateRecord {
         used: ByteSize::mib(300),
         entries: 8000,
         source: "directory".to_owned(),
+        stamp: None,
         created_at: Timestamp(1),
     }
 }

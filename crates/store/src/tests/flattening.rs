@@ -262,6 +262,9 @@ async fn a_flattened_file_system_is_clean_and_the_newest() {
             .unwrap()
             .unwrap();
         template.size = ByteSize(SIZE);
+        let image = bench.site.layout.template_image(bench.template);
+        let head = bench.site.host.head(&image, 0).unwrap().unwrap();
+        template.stamp = Some(head.stamp);
         bench
             .site
             .ledger

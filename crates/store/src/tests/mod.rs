@@ -5,6 +5,7 @@ mod copy;
 pub(crate) mod ext4;
 mod flattening;
 mod qcow2;
+mod templates;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -44,17 +45,24 @@ impl Bench {
             .map(|byte| [byte; 4096])
             .collect();
         let content = blocks.concat();
-        std::fs::write(layout.template_image(template), content).unwrap();
+        let image = layout.template_image(template);
+        std::fs::write(&image, &content).unwrap();
+        let digest: String = <sha2::Sha256 as sha2::Digest>::digest(&content)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let stamp = cowslip_host::head::head(&image, 0).unwrap().unwrap().stamp;
         ledger
             .write("put a template", Synchronous::Normal, |tx| {
                 tx.put_template(&TemplateRecord {
                     id: template,
                     names: vec!["debian".parse().unwrap()],
-                    digest: "0".repeat(64),
+                    digest,
                     size: ByteSize(TEMPLATE_SIZE),
                     used: ByteSize(TEMPLATE_SIZE),
                     entries: 1,
                     source: "directory".to_owned(),
+                    stamp: Some(stamp),
                     created_at: Timestamp(0),
                 })
             })

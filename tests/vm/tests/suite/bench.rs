@@ -56,6 +56,7 @@ impl Bench {
             .flat_map(|block| [template_byte(block); BLOCK as usize])
             .collect();
         std::fs::write(&image, content).unwrap();
+        let stamp = bench.site.host.head(&image, 0).unwrap().unwrap().stamp;
         bench
             .site
             .ledger
@@ -68,6 +69,7 @@ impl Bench {
                     used: ByteSize(DISK),
                     entries: 1,
                     source: "directory".to_owned(),
+                    stamp: Some(stamp),
                     created_at: Timestamp(0),
                 })
             })

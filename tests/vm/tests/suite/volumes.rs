@@ -182,6 +182,11 @@ async fn damaged_stores_and_templates_are_refused_and_nothing_is_activated() {
     file.set_len(whole.len() as u64 - 1).unwrap();
     let _ = refused("bytes, and should have").await;
     file.set_len(whole.len() as u64).unwrap();
+    let template = File::options().write(true).open(&image).unwrap();
+    template.write_all_at(b"x", 4096).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+    template.set_modified(later).unwrap();
+    let _ = refused("was changed since").await;
     File::options()
         .write(true)
         .open(&image)

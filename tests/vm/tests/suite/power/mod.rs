@@ -126,6 +126,11 @@ fn install(place: &Place) {
         used: ByteSize(DISK),
         entries: 1,
         source: "directory".to_owned(),
+        stamp: site
+            .host
+            .head(&site.layout.template_image(TEMPLATE), 0)
+            .unwrap()
+            .map(|head| head.stamp),
         created_at: Timestamp(0),
     };
     let kernel = KernelRecord {
