@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cowslip_host::DirectorySpec;
-use cowslip_ledger::{LedgerError, MonitorInfo, Owner, SandboxRecord};
+use cowslip_host::{Directory, DirectorySpec};
+use cowslip_ledger::plan::Presence;
+use cowslip_ledger::{LedgerError, MonitorInfo, Owner, Resource, SandboxRecord};
 use cowslip_model::{DiskChain, LayerId, SandboxId};
 use cowslip_proto::AgentClient;
 use cowslip_vmm::{Credentials, Machine, MachineConfig};
@@ -100,6 +101,7 @@ impl Engine {
         self.refresh_agent(&kernel).await?;
         let layers = self.site.ledger.read(|tx| tx.chain(top))?;
         let vmm = self.monitors.vmm().await?;
+        self.make_sandbox_directory(record.id).await?;
         let spec = DirectorySpec {
             path: self.site.layout.machine(record.id),
             mode: 0o700,
@@ -145,6 +147,24 @@ impl Engine {
             monitor: vmm.info(),
             times,
         })
+    }
+
+    /// The sandbox's own directory, again where a removal took it and failed after that.
+    async fn make_sandbox_directory(&self, id: SandboxId) -> Result<(), EngineError> {
+        let owner = Owner::Sandbox(id);
+        let rows = self.site.ledger.read(|tx| tx.handles_of(owner))?;
+        for row in rows.iter().filter(|row| row.kind == Directory::KIND) {
+            let (host, probed) = (Arc::clone(&self.site.host), row.clone());
+            if blocking(move || host.probe(&probed)).await?? == Presence::Present {
+                return Ok(());
+            }
+            self.release_row(row.clone()).await?;
+        }
+        let spec = DirectorySpec {
+            path: self.site.layout.sandbox(id),
+            mode: 0o700,
+        };
+        self.make_directory(owner, spec).await
     }
 
     /// A connection that broke because the machine ended: then its last words and its console's tell why.

@@ -64,6 +64,7 @@ impl Engine {
 
     /// The recovery plan without what this engine is doing right now.
     pub(crate) async fn differences(&self) -> Result<Vec<Action>, EngineError> {
+        let collecting = self.collecting.try_lock();
         let plan = self.recovery_plan().await?;
         let (checkpoints, rows) = self
             .site
@@ -87,7 +88,7 @@ impl Engine {
                 }
                 Action::Collect { layer } => {
                     let owner = Owner::Layer(*layer);
-                    !being_made.contains(&owner) && !is_used(owner, &rows)
+                    collecting.is_ok() && !being_made.contains(&owner) && !is_used(owner, &rows)
                 }
                 _ => true,
             })

@@ -53,7 +53,15 @@ impl Engine {
     /// Releases every layer that no sandbox, checkpoint or other layer stands on. Returns what was
     /// released, in words.
     pub(crate) async fn collect_layers(&self) -> Result<Vec<String>, EngineError> {
-        let _one_at_a_time = self.collecting.lock().await;
+        let collecting = self.collecting.lock().await;
+        self.collect(&collecting).await
+    }
+
+    /// The same for who holds the lock already.
+    pub(crate) async fn collect(
+        &self,
+        _one_at_a_time: &tokio::sync::MutexGuard<'_, ()>,
+    ) -> Result<Vec<String>, EngineError> {
         let mut released = Vec::new();
         let mut failed: Option<EngineError> = None;
         loop {

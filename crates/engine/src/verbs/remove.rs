@@ -56,6 +56,8 @@ impl Engine {
             self.end_machine(id).await?;
             let site = self.site.clone();
             blocking(move || unwind(&site, Owner::Sandbox(id))).await??;
+            // From the record's end until its layers are collected nobody takes them for left over.
+            let collecting = self.collecting.lock().await;
             let event = self
                 .site
                 .ledger
@@ -64,13 +66,13 @@ impl Engine {
                     let detail = serde_json::json!({});
                     tx.emit("sandbox.removed", id, Some(&record.name), detail)
                 })?;
-            Ok::<_, EngineError>(event)
+            Ok::<_, EngineError>((event, collecting))
         };
         match outcome.await {
-            Ok(event) => {
+            Ok((event, collecting)) => {
                 self.announce(event);
                 self.ttl_changed.notify_one();
-                self.collect_layers().await.map(drop)
+                self.collect(&collecting).await.map(drop)
             }
             Err(error) => {
                 let settled = self.settle(id, "remove: settle", SandboxState::Failed, Some(&error));
