@@ -39,6 +39,15 @@ impl Accelerator {
         }
     }
 
+    /// Words for the kernel's command line.
+    pub(super) fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Kvm => "",
+            // What they guard against is not emulated, and they make every return of the kernel slow.
+            Self::Tcg => "mitigations=off",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",

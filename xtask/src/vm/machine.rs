@@ -14,6 +14,22 @@ use super::{VmError, disk, initramfs, target, tree};
 
 /// Machines that are tried for one command where emulation itself fails.
 const ATTEMPTS: u32 = 3;
+/// How a kernel begins to tell of its fault.
+const FAULTS: [&str; 5] = [
+    "BUG: ",
+    "Oops: ",
+    "Kernel panic - ",
+    "PANIC: ",
+    "general protection fault",
+];
+/// Who was running: the process of a monitor, one of its threads, or a call to run a vCPU.
+const IN_VCPU: [&str; 5] = [
+    " Comm: qemu-system",
+    " Comm: firecracker",
+    " Comm: fc_vcpu",
+    " kvm_vcpu_ioctl+",
+    " svm_vcpu_run+",
+];
 /// Lines of the console that an error shows.
 const TAIL: usize = 15;
 /// Runs on the machine's root.
@@ -227,14 +243,11 @@ fn conclude(
     })
 }
 
-/// Whether a kernel's console tells of a fault in the process of a monitor.
+/// Whether a kernel's console ends with a fault in a vCPU: in the process of a monitor, or below its call.
 fn broke_in_vcpu(console: &str) -> bool {
-    let fault = console.lines().skip_while(|line| !line.contains("BUG: "));
-    let mut process = fault.filter(|line| line.contains(" Comm: "));
-    process.next().is_some_and(|line| {
-        let monitors = ["Comm: qemu-system", "Comm: firecracker", "Comm: fc_vcpu"];
-        monitors.iter().any(|monitor| line.contains(monitor))
-    })
+    let begins = |line: &str| FAULTS.iter().any(|fault| line.contains(fault));
+    let mut fault = console.lines().skip_while(|line| !begins(line));
+    fault.any(|line| IN_VCPU.iter().any(|sign| line.contains(sign)))
 }
 
 /// Keeps the console of a run that failed, beside those of others that run now.
@@ -324,6 +337,11 @@ mod tests {
         };
         assert!(broke_in_vcpu(&console("qemu-system-x86")));
         assert!(!broke_in_vcpu(&console("kworker/0:1")));
+        let trace = "[ 5.0]  ? kvm_vcpu_ioctl+0x1b/0x670 [kvm]\n";
+        assert!(broke_in_vcpu(&format!(
+            "[ 5.0] Kernel panic - not syncing: Machine halted.\n{trace}"
+        )));
+        assert!(!broke_in_vcpu(trace), "a trace, but no fault");
         assert!(!broke_in_vcpu(
             "[ 5.0] CPU: 0 PID: 9 Comm: qemu-system-x86\n"
         ));

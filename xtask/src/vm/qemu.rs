@@ -43,7 +43,8 @@ impl Boot<'_> {
         qemu.arg("-kernel").arg(self.kernel);
         qemu.arg("-initrd").arg(self.initrd);
         let line = "console=ttyS0 quiet panic=-1 random.trust_cpu=on";
-        qemu.args(["-append", &format!("{line} {}", self.words)]);
+        let tuned = self.accelerator.kernel_words();
+        qemu.args(["-append", &format!("{line} {tuned} {}", self.words)]);
         qemu.args(["-serial", &format!("file:{}", comma(self.console))]);
         let status = format!("file,id=status,path={}", comma(self.status));
         qemu.args(["-chardev", &status, "-serial", "chardev:status"]);
