@@ -155,6 +155,12 @@ pub trait Host: Send + Sync + 'static {
     /// When the disk refuses.
     fn sync(&self, path: &Path) -> Result<(), HostError>;
 
+    /// Writes bytes over those of a plain file, in place, and presses them onto the disk.
+    ///
+    /// # Errors
+    /// When there is no such file, or the disk refuses.
+    fn rewrite(&self, path: &Path, at: u64, bytes: &[u8]) -> Result<(), HostError>;
+
     /// The first `limit` bytes of a plain file, and its length; none where there is nothing.
     ///
     /// # Errors

@@ -217,6 +217,10 @@ impl Host for LinuxHost {
         publish::sync(path)
     }
 
+    fn rewrite(&self, path: &Path, at: u64, bytes: &[u8]) -> Result<(), HostError> {
+        publish::rewrite(path, at, bytes)
+    }
+
     fn head(&self, path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
         head::head(path, limit)
     }

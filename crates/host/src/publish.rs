@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::HostError;
@@ -21,6 +22,22 @@ pub fn publish(path: &Path, bytes: &[u8]) -> Result<(), HostError> {
         return Err(HostError::path("publish", path)(error));
     }
     path.parent().map_or(Ok(()), sync)
+}
+
+/// Writes bytes over those of a file, in place, and presses them onto the disk.
+///
+/// # Errors
+/// The failing system call's.
+pub fn rewrite(path: &Path, at: u64, bytes: &[u8]) -> Result<(), HostError> {
+    File::options()
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .and_then(|file| {
+            file.write_all_at(bytes, at)?;
+            file.sync_data()
+        })
+        .map_err(HostError::path("write to", path))
 }
 
 /// Presses a file's bytes, or a directory's entries, onto the disk.

@@ -403,6 +403,26 @@ impl Host for SimHost {
         })
     }
 
+    fn rewrite(&self, path: &Path, at: u64, bytes: &[u8]) -> Result<(), HostError> {
+        self.own(path)?;
+        self.step("host: rewrite", |inner| {
+            let file = inner
+                .file_mut(path)
+                .map_err(HostError::path("write to", path))?;
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            // Beyond the head nothing is simulated.
+            for (index, byte) in bytes.iter().enumerate() {
+                if let Some(place) = at
+                    .checked_add(index)
+                    .and_then(|place| file.head.get_mut(place))
+                {
+                    *place = *byte;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn remove_file(&self, path: &Path) -> Result<(), HostError> {
         self.own(path)?;
         self.step("host: remove file", |inner| {

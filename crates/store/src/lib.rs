@@ -286,6 +286,15 @@ pub trait Volumes: Send + Sync + 'static {
         disk: &dyn LiveDisk,
     ) -> Result<(), StoreError>;
 
+    /// After a freeze, whatever became of it: what was held for either outcome, and the disk of this
+    /// sandbox does not stand on, is free to go. The caller sees to it that no other freeze of it runs.
+    ///
+    /// # Errors
+    /// When it could not be found out or written down; what is held too much goes with the machine.
+    async fn settle(&self, _site: &Site, _sandbox: SandboxId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Presses a frozen layer onto the disk: called before what needs it is published.
     ///
     /// # Errors
@@ -324,7 +333,8 @@ pub trait Volumes: Send + Sync + 'static {
     }
 
     /// Makes `into`, a frozen layer without a parent, of what `layers` (a whole chain of frozen layers,
-    /// base first) changed together. A layer that stands on the last of them can stand on `into`.
+    /// base first) changed together. A layer that stands on the last of them can stand on `into`, once
+    /// that is synced: it takes the place of layers that were published.
     ///
     /// # Errors
     /// When one of them is damaged or gone, or the disk is full; nothing is left but the row.

@@ -104,6 +104,10 @@ impl Volumes for Mixed {
         self.of(top.format).freeze(site, top, other, disk).await
     }
 
+    async fn settle(&self, site: &Site, sandbox: SandboxId) -> Result<(), StoreError> {
+        self.dm.settle(site, sandbox).await
+    }
+
     async fn is_written(
         &self,
         site: &Site,

@@ -178,7 +178,16 @@ impl Engine {
             return error;
         };
         let console = self.site.layout.sandbox(record.id).join(CONSOLE_LOG);
-        let console = std::fs::read(console).unwrap_or_default();
+        let host = Arc::clone(&self.site.host);
+        let read = blocking(move || {
+            let mut bytes = Vec::new();
+            if let Ok(Some(mut file)) = host.open(&console) {
+                // What could be read is shown.
+                let _ = std::io::Read::read_to_end(&mut file, &mut bytes);
+            }
+            bytes
+        });
+        let console = read.await.unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
         let lines: Vec<&str> = console.lines().map(str::trim_end).collect();
         EngineError::EndedInBoot {

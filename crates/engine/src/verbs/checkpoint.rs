@@ -257,19 +257,8 @@ impl Engine {
         };
         self.make_directory(Owner::Checkpoint(plan.checkpoint), spec)
             .await?;
-        if self.volumes.freeze_style(plan.top.format) == FreezeStyle::NewTop {
-            self.volumes
-                .make_layer(&self.site, &plan.other, Some(&plan.top))
-                .await?;
-        }
         let machine = &live.machine;
-        let disk = MachineDisk {
-            sandbox: sandbox.id,
-            machine,
-        };
-        self.volumes
-            .prepare_freeze(&self.site, &plan.top, &plan.other, &disk)
-            .await?;
+        self.prepare_freeze(sandbox.id, machine, plan).await?;
         let begun = Instant::now();
         let stopped = async {
             machine.pause().await?;
@@ -314,6 +303,25 @@ impl Engine {
             tracing::warn!(sandbox = %sandbox.name, %error, "the guest's clock lost the time it stood still");
         }
         Ok(since)
+    }
+
+    /// What of a freeze needs no standstill.
+    pub(crate) async fn prepare_freeze(
+        &self,
+        sandbox: SandboxId,
+        machine: &Arc<dyn Machine>,
+        plan: &Plan,
+    ) -> Result<(), EngineError> {
+        if self.volumes.freeze_style(plan.top.format) == FreezeStyle::NewTop {
+            self.volumes
+                .make_layer(&self.site, &plan.other, Some(&plan.top))
+                .await?;
+        }
+        let disk = MachineDisk { sandbox, machine };
+        self.volumes
+            .prepare_freeze(&self.site, &plan.top, &plan.other, &disk)
+            .await?;
+        Ok(())
     }
 
     /// Freezes the disk and records at once which layer the guest writes from now on.
@@ -416,6 +424,8 @@ impl Engine {
         let discarded = self.discard_checkpoint(plan.checkpoint).await;
         let settled = self.settle_swap(id).await;
         discarded.and(settled)?;
+        self.volumes.settle(&self.site, id).await?;
+        self.volumes.retire(&self.site).await?;
         self.collect_layers().await.map(drop)
     }
 

@@ -55,22 +55,19 @@ impl Engine {
         self.volumes
             .flatten(&self.site, layers, owner, &path)
             .await?;
-        self.change(
-            id,
-            "copy: change over",
-            Synchronous::Normal,
-            |sandbox, tx| {
-                for layer in [&mut sandbox.layer, &mut sandbox.next_layer] {
-                    if *layer == Some(old.id) {
-                        *layer = Some(new.id);
-                    }
+        self.volumes.sync(&self.site, &new).await?;
+        // Full: the old layer goes next, and that must not be what is left after a power cut.
+        self.change(id, "copy: change over", Synchronous::Full, |sandbox, tx| {
+            for layer in [&mut sandbox.layer, &mut sandbox.next_layer] {
+                if *layer == Some(old.id) {
+                    *layer = Some(new.id);
                 }
-                sandbox.disk_fallback = Some(cause.clone());
-                let detail = serde_json::json!({ "reason": cause });
-                tx.emit("sandbox.disk_fallback", id, Some(&sandbox.name), detail)
-                    .map(Some)
-            },
-        )?;
+            }
+            sandbox.disk_fallback = Some(cause.clone());
+            let detail = serde_json::json!({ "reason": cause });
+            tx.emit("sandbox.disk_fallback", id, Some(&sandbox.name), detail)
+                .map(Some)
+        })?;
         drop(making);
         self.collect_layers().await?;
         Ok(self.volumes.activate(&self.site, id, &[new]).await?)

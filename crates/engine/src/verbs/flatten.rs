@@ -21,12 +21,11 @@ use cowslip_ledger::{
 };
 use cowslip_model::api::{self, CheckpointRequest, FlattenRequest, ImportMessage};
 use cowslip_model::{CheckpointId, LayerId, Name, SandboxId, SandboxState, TemplateId, Transition};
-use cowslip_store::FreezeStyle;
 
 use crate::error::EngineError;
 use crate::live::Live;
 use crate::lookup::Source;
-use crate::verbs::checkpoint::{MachineDisk, Plan};
+use crate::verbs::checkpoint::Plan;
 use crate::{Engine, blocking, names, to_the_end};
 
 /// A checkpoint that is never published: it holds a frozen layer for as long as it is read.
@@ -186,20 +185,8 @@ impl Engine {
         live: &Live,
         plan: &Plan,
     ) -> Result<Pin, EngineError> {
-        let style = self.volumes.freeze_style(plan.top.format);
-        if style == FreezeStyle::NewTop {
-            self.volumes
-                .make_layer(&self.site, &plan.other, Some(&plan.top))
-                .await?;
-        }
         let machine = &live.machine;
-        let disk = MachineDisk {
-            sandbox: sandbox.id,
-            machine,
-        };
-        self.volumes
-            .prepare_freeze(&self.site, &plan.top, &plan.other, &disk)
-            .await?;
+        self.prepare_freeze(sandbox.id, machine, plan).await?;
         self.guest(sandbox, live).await?.sync().await?;
         let frozen = async {
             machine.pause().await?;
@@ -208,6 +195,7 @@ impl Engine {
         let frozen = frozen.await;
         self.go_on(sandbox, live).await?;
         frozen?;
+        let style = self.volumes.freeze_style(plan.top.format);
         let layer = plan.frozen(style).id;
         let pin = Pin {
             checkpoint: plan.checkpoint,

@@ -64,6 +64,8 @@ impl Engine {
 
     /// The recovery plan without what this engine is doing right now.
     pub(crate) async fn differences(&self) -> Result<Vec<Action>, EngineError> {
+        // Held until the end: a layer that is being collected is gone from the books before its files are,
+        // and is no difference.
         let collecting = self.collecting.try_lock();
         let plan = self.recovery_plan().await?;
         let (checkpoints, rows) = self

@@ -1,6 +1,7 @@
 //! Layers that nothing stands on any more.
 
-use cowslip_ledger::{HandleRow, LayerRecord, Owner, SandboxRecord, Synchronous};
+use cowslip_host::Device;
+use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource, SandboxRecord, Synchronous};
 
 use crate::error::EngineError;
 use crate::unwind::unwind;
@@ -39,10 +40,16 @@ impl Engine {
     /// that runs may stand on layers that were merged.
     fn collectable(&self) -> Result<Vec<LayerRecord>, EngineError> {
         let being_made = self.being_made();
-        let (mut unused, rows) = self
-            .site
-            .ledger
-            .read(|tx| Ok::<_, EngineError>((tx.unused_layers()?, tx.handles()?)))?;
+        let (mut unused, rows) = self.site.ledger.read(|tx| {
+            let unused = tx.unused_layers()?;
+            // Only devices stand on something of a layer.
+            let rows = if unused.is_empty() {
+                Vec::new()
+            } else {
+                tx.handles_of_kind(Device::KIND)?
+            };
+            Ok::<_, EngineError>((unused, rows))
+        })?;
         unused.retain(|layer| {
             let owner = Owner::Layer(layer.id);
             !being_made.contains(&owner) && !is_used(owner, &rows)

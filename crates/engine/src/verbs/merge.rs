@@ -51,6 +51,10 @@ impl Engine {
     async fn shorten(&self, id: SandboxId) -> Result<(), EngineError> {
         // One after the other: merges move many bytes.
         let _one_at_a_time = self.merging.lock().await;
+        {
+            let _busy = self.lock(id).await;
+            self.volumes.settle(&self.site, id).await?;
+        }
         self.volumes.retire(&self.site).await?;
         self.collect_layers().await?;
         for attempt in 0..=BESIDE {
@@ -118,6 +122,7 @@ impl Engine {
         self.volumes
             .merge(&self.site, &work.layers, &work.into)
             .await?;
+        self.volumes.sync(&self.site, &work.into).await?;
         let _busy = if locked {
             None
         } else {

@@ -167,6 +167,10 @@ impl Engine {
                 self.revert(id, "adopt: revert")?;
             }
         }
+        // What is held too much goes with the machine at the latest.
+        if let Err(error) = self.volumes.settle(&self.site, id).await {
+            tracing::warn!(sandbox = %record.name, %error, "devices below its disk are not known to be unused");
+        }
         if machine.state().await? == RunState::Paused {
             if self.water.low().is_some() {
                 self.water.freeze(id);

@@ -1,7 +1,12 @@
 //! The ledger loses a witness: the others suffice. covers R43
 
-use crate::bench::{Bench, checkpoint_request, disk, running};
+use std::sync::{Arc, Mutex};
+
+use cowslip_ledger::{Faults, Step, Verdict};
+use cowslip_model::api::StopRequest;
 use cowslip_store::Backend;
+
+use crate::bench::{Bench, checkpoint_request, disk, running};
 
 #[test]
 fn without_mirror_files_everything_is_torn_down_from_the_ledger() {
@@ -78,4 +83,74 @@ fn after_a_reboot_only_files_are_left() {
     life.run(life.engine.start("one")).unwrap();
     assert_eq!(disk(&bench, one.id), ["one"]);
     bench.clean_up(&life, "after a reboot");
+}
+
+/// Something that happens once, just before a step.
+struct Before<F> {
+    step: &'static str,
+    happens: Mutex<Option<F>>,
+}
+
+impl<F> Before<F> {
+    fn new(step: &'static str, happens: F) -> Arc<Self> {
+        let happens = Mutex::new(Some(happens));
+        Arc::new(Self { step, happens })
+    }
+}
+
+impl<F: FnOnce() -> Verdict + Send> Faults for Before<F> {
+    fn verdict(&self, step: Step<'_>) -> Verdict {
+        if step != self.step {
+            return Verdict::Proceed;
+        }
+        let happens = self.happens.lock().unwrap().take();
+        happens.map_or(Verdict::Proceed, |happens| happens())
+    }
+}
+
+#[test]
+fn a_machine_that_ends_while_it_boots_says_why() {
+    // covers R38
+    let bench = Bench::new(Backend::Qcow2);
+    let life = bench.engine(None);
+    let request = crate::bench::create_request("one");
+    let one = life.run(life.engine.create(request)).unwrap();
+    let host = Arc::clone(&life.engine.site().host);
+    drop(life);
+    let world = bench.setup.world.clone();
+    let console = bench.setup.layout.sandbox(one.id).join("console.log");
+    let ends = Before::new("guest: connect", move || {
+        let said = b"up\nKernel panic - not syncing: no init\n";
+        host.publish(&console, said).unwrap();
+        assert!(world.crash_machine(one.id, "a triple fault"));
+        Verdict::Proceed
+    });
+    let life = bench.engine(Some(ends));
+    let error = life.run(life.engine.start("one")).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("a triple fault") && text.contains("no init"),
+        "{text}"
+    );
+    bench.check(&life, "ended in boot");
+    bench.clean_up(&life, "ended in boot");
+}
+
+#[test]
+fn a_sandbox_whose_removal_failed_can_be_started() {
+    // covers R8
+    let bench = Bench::new(Backend::Qcow2);
+    let life = bench.engine(None);
+    let one = running(&bench, &life, "one");
+    life.run(life.engine.stop("one", StopRequest { timeout: None }))
+        .unwrap();
+    drop(life);
+    // All that goes with a removal is gone by then, but for what the row names.
+    let fails = Before::new("remove: publish", || Verdict::Fail);
+    let life = bench.engine(Some(fails));
+    life.run(life.engine.remove("one", true)).unwrap_err();
+    life.run(life.engine.start("one")).unwrap();
+    assert_eq!(disk(&bench, one.id), ["one"]);
+    bench.check(&life, "started again");
+    bench.clean_up(&life, "started again");
 }

@@ -2,7 +2,7 @@
 
 use cowslip_host::dm::{Role, SECTOR, whole};
 use cowslip_host::{
-    Device, DeviceNumber, DeviceSpec, HostError, Loop, LoopHold, LoopSpec, Segment, Site, Target,
+    Device, DeviceNumber, DeviceSpec, Loop, LoopHold, LoopSpec, Segment, Site, Target,
 };
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{HandleRow, LayerRecord, Owner, Resource};
@@ -10,7 +10,7 @@ use cowslip_model::{DiskFormat, Durability, HandleId};
 
 use super::{damaged, over, sectors};
 use crate::StoreError;
-use crate::exceptions::{self, CHUNK_SECTORS, Damage, Exceptions, store_size, validate};
+use crate::exceptions::{self, CHUNK_SECTORS, Damage, Exceptions, store_size, validation};
 use crate::layer::check_template;
 use crate::layer::open_layer;
 
@@ -315,12 +315,8 @@ fn take_up(site: &Site, layer: &LayerRecord) -> Result<(), StoreError> {
         layer = %layer.id,
         "the kernel had given this layer up over a write that failed; what it had taken before is used"
     );
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .and_then(|file| validate(&file))
-        .map_err(HostError::path("write to", &path))?;
-    Ok(())
+    let (at, bytes) = validation();
+    Ok(site.host.rewrite(&path, at, &bytes)?)
 }
 
 /// Refuses a layer that lost a write: nothing may be published that stands on it.

@@ -8,11 +8,13 @@
 //! ```
 //!
 //! T' is a second device over T's store, for reading only. It is opened when nothing writes T any more,
-//! since the kernel reads a store once; and the old devices go when nobody else stands on them.
+//! since the kernel reads a store once; and the old devices go when nobody else stands on them. Until
+//! it is known which of the two the disk stands on, its row holds both: [`settle`] ends that.
 
 use cowslip_host::dm::DeviceNumber;
-use cowslip_host::{Site, Target};
-use cowslip_ledger::{HandleRow, LayerRecord, Synchronous};
+use cowslip_host::{Device, Site, Target};
+use cowslip_ledger::plan::Presence;
+use cowslip_ledger::{HandleRow, LayerRecord, Resource, Synchronous};
 use cowslip_model::{Durability, HandleId, SandboxId};
 
 use super::devices::{Found, layer_device, release_read_only, root_device, standing, under_disk};
@@ -78,40 +80,75 @@ pub(super) fn prepare(
     hold(site, sandbox, held.handle)
 }
 
-pub(super) fn freeze(
+/// Switches the disk where the new layer's device was made before; the guest waits for that, so it is
+/// nothing but the look at that device and the switch. What is made is held by the disk's row, so nobody
+/// takes it down meanwhile.
+pub(super) fn usual(
+    site: &Site,
+    other: &LayerRecord,
+    sandbox: SandboxId,
+) -> Result<bool, StoreError> {
+    match standing(site, other)?.first() {
+        Some(new) => switch(site, other, sandbox, new.number).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Makes the devices over the merged layer, and switches the disk.
+pub(super) fn moved(
     site: &Site,
     top: &LayerRecord,
     other: &LayerRecord,
     sandbox: SandboxId,
     durability: Durability,
 ) -> Result<(), StoreError> {
-    let new = match standing(site, other)?.first() {
-        Some(standing) => standing.found(other),
-        None => {
-            let frozen = LayerRecord {
-                frozen: true,
-                ..top.clone()
-            };
-            let below = below(site, top, sandbox, durability)?;
-            let moved = layer_device(site, &frozen, &below, durability)?;
-            let new = layer_device(site, other, &moved, durability)?;
-            hold(site, sandbox, new.handle)?;
-            new
-        }
+    let frozen = LayerRecord {
+        frozen: true,
+        ..top.clone()
     };
-    let spec = disk_spec(site, sandbox, over(new.number), sectors(other));
+    let below = below(site, top, sandbox, durability)?;
+    let moved = layer_device(site, &frozen, &below, durability)?;
+    let new = layer_device(site, other, &moved, durability)?;
+    hold(site, sandbox, new.handle)?;
+    switch(site, other, sandbox, new.number)
+}
+
+fn switch(
+    site: &Site,
+    other: &LayerRecord,
+    sandbox: SandboxId,
+    to: DeviceNumber,
+) -> Result<(), StoreError> {
+    let spec = disk_spec(site, sandbox, over(to), sectors(other));
     let table = spec.table.clone();
-    site.host.switch_device(&spec, &table)?;
-    // The switch is done, whatever the ledger says: with more in it than the disk stands on, devices
-    // stay that nobody needs, until the machine ends.
-    let row = disk_of(site, sandbox)?;
-    let written = site
-        .ledger
-        .write("freeze: stand", Synchronous::Normal, |tx| {
-            tx.set_dependencies(row.id, &[new.handle])
-        });
-    if let Err(error) = written {
-        tracing::warn!(%sandbox, %error, "devices below its disk stay until its machine ends");
+    Ok(site.host.switch_device(&spec, &table)?)
+}
+
+/// The disk's row depends on what the disk stands on, and on nothing else.
+pub(super) fn settle(site: &Site, sandbox: SandboxId) -> Result<(), StoreError> {
+    let Some(row) = disk_row(site, sandbox)? else {
+        return Ok(());
+    };
+    // A disk that is not there any more goes as a whole.
+    let Some(number) = under(site, sandbox)? else {
+        return Ok(());
+    };
+    let devices = site.ledger.read(|tx| tx.handles_of_kind(Device::KIND))?;
+    for device in devices {
+        let identity = device.identity::<Device>()?;
+        // A row may tell of a device that is gone, and its number be another's by now.
+        if identity.is_none_or(|identity| identity.number != number)
+            || site.host.probe(&device)? != Presence::Present
+        {
+            continue;
+        }
+        if row.depends_on != [device.id] {
+            site.ledger
+                .write("settle: stand", Synchronous::Normal, |tx| {
+                    tx.set_dependencies(row.id, &[device.id])
+                })?;
+        }
+        break;
     }
     Ok(())
 }

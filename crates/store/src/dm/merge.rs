@@ -10,7 +10,7 @@ use crate::exceptions::{CHUNK_SECTORS, Exceptions, merge as merge_stores, store_
 use crate::layer::{Flat, open_layer, sources};
 use crate::{FlattenStats, StoreError};
 
-/// Makes the store of `into`, synced: it is to take the place of stores that were published.
+/// Makes the store of `into`.
 pub(super) fn merge(
     site: &Site,
     layers: &[LayerRecord],
@@ -40,7 +40,6 @@ pub(super) fn merge(
     flat.make(site, |out| {
         merge_stores(&stores, out)?;
         out.set_len(length)?;
-        out.sync_all()?;
         Ok(FlattenStats::default())
     })
     .map(drop)

@@ -189,6 +189,10 @@ impl Volumes for Dm {
         );
         let durability = self.durability;
         blocking("activate a volume", move || {
+            if let Some(root) = layers.first() {
+                // A look at a changed file reads all of it: nobody else waits for that.
+                check_template(&site, root.template)?;
+            }
             let _one_at_a_time = guard(&lock);
             activate(&site, owner, &layers, durability)
         })
@@ -256,8 +260,20 @@ impl Volumes for Dm {
         let (top, other, sandbox) = (top.clone(), other.clone(), disk.sandbox());
         let durability = self.durability;
         blocking("freeze a volume", move || {
+            if freeze::usual(&site, &other, sandbox)? {
+                return Ok(());
+            }
             let _one_at_a_time = guard(&lock);
-            freeze::freeze(&site, &top, &other, sandbox, durability)
+            freeze::moved(&site, &top, &other, sandbox, durability)
+        })
+        .await
+    }
+
+    async fn settle(&self, site: &Site, sandbox: SandboxId) -> Result<(), StoreError> {
+        let (site, lock) = (site.clone(), Arc::clone(&self.one_at_a_time));
+        blocking("settle a disk", move || {
+            let _one_at_a_time = guard(&lock);
+            freeze::settle(&site, sandbox)
         })
         .await
     }

@@ -38,14 +38,11 @@ use format::{Geometry, VALID, VERSION};
 /// system, so that its first write to a block copies nothing from below.
 pub const CHUNK_SECTORS: u32 = 8;
 
-/// Lets the kernel take a store again that it invalidated and [`Exceptions::read_any`] found whole.
-///
-/// # Errors
-/// The failing system call's.
-pub fn validate(file: &std::fs::File) -> std::io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    file.write_all_at(&VALID.to_le_bytes(), format::VALID_AT)?;
-    file.sync_data()
+/// What lets the kernel take a store again that it invalidated and [`Exceptions::read_any`] found
+/// whole: where it is to be written, and what.
+#[must_use]
+pub const fn validation() -> (u64, [u8; 4]) {
+    (format::VALID_AT, VALID.to_le_bytes())
 }
 
 /// Length in bytes of a store that can take every chunk of a disk of `disk_bytes` (R23): header, pairs,

@@ -154,6 +154,7 @@ impl Bench {
             .await
             .unwrap();
         assert!(volumes.is_written(&self.site, next, &volume).await.unwrap());
+        volumes.settle(&self.site, disk.id).await.unwrap();
         self.put(&LayerRecord {
             frozen: true,
             ..top.clone()

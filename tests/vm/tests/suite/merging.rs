@@ -102,6 +102,48 @@ async fn a_disk_in_use_changes_over_to_the_merged_layer() {
     bench.assert_clean();
 }
 
+#[tokio::test]
+async fn what_was_made_for_a_freeze_that_did_not_come_is_free_to_go() {
+    // covers R8 R30
+    let bench = Bench::new();
+    let (disk, layers) = chain(&bench).await;
+    let (site, volumes) = (&bench.site, &bench.volumes);
+    let switch = Switch(disk.id);
+    let before = bench.devices();
+    // Over the top as it stands, and over one whose lower layers were merged.
+    let mut merged = None;
+    for bits in [20, 21] {
+        let top = match &merged {
+            None => layers[3].clone(),
+            Some((_, top)) => LayerRecord::clone(top),
+        };
+        let next = bench.layer(bits, Some(&top)).await;
+        let prepared = volumes.prepare_freeze(site, &top, &next, &switch).await;
+        prepared.unwrap();
+        assert!(bench.devices().len() > before.len());
+        volumes.retire(site).await.unwrap();
+        assert!(
+            bench.devices().len() > before.len(),
+            "the disk may come to stand on it"
+        );
+        volumes.settle(site, disk.id).await.unwrap();
+        volumes.retire(site).await.unwrap();
+        assert_eq!(bench.devices(), before);
+        bench.remove(&[&next]);
+        merged = match merged {
+            None => Some(merge(&bench, &layers).await),
+            some => some,
+        };
+    }
+    assert_content(&disk);
+    bench.end(disk).await;
+    let (merged, _) = merged.unwrap();
+    let layers: Vec<&LayerRecord> = layers.iter().rev().collect();
+    bench.remove(&layers);
+    bench.remove(&[&merged]);
+    bench.assert_clean();
+}
+
 /// Whatever fails while it changes over, the disk goes on where it was, and what is written meanwhile
 /// is there when it has changed over.
 #[tokio::test]
