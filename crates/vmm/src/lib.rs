@@ -12,7 +12,11 @@
 //!
 //! [`Owner::Machine`]: cowslip_ledger::Owner::Machine
 
+mod console;
+mod ending;
+pub mod firecracker;
 pub mod qemu;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,25 +1,15 @@
-//! The end of a monitor, and its last words.
-//!
-//! One task waits for the process, since the kernel tells an exit status once, and since all who ask
-//! must hear the same. The control channel's own end proves nothing: only the process' does.
+//! The end of a QEMU, and its last words.
 
-use std::time::Duration;
-
-use cowslip_host::process::{self, ExitStatus, ProcessIdentity, ProcessSpec};
+use cowslip_host::process::{ExitStatus, ProcessIdentity, ProcessSpec};
 use cowslip_model::SandboxId;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::launch::Paths;
 use super::qmp::{ANSWER_BOUND_SECONDS, Event, QmpError};
 use crate::VmmError;
-
-/// Between two tries to watch a process that the kernel will not let us watch.
-const WATCH_AGAIN: Duration = Duration::from_secs(1);
-/// How much later than its control channel a process may end and still count as ended with it.
-const LATE: Duration = Duration::from_secs(1);
+use crate::ending::{Ending, in_words};
 
 /// Why the guest ended, as the monitor told it; none: it did not tell.
 type Farewell = Option<Reason>;
@@ -33,104 +23,39 @@ pub(super) enum Reason {
     Other(String),
 }
 
-/// Watches one monitor until it is dropped.
-#[derive(Debug)]
-pub(super) struct Ending {
+/// Begins to watch. The sender is for [`listen`], or to be dropped where there is no channel.
+pub(super) fn watch(
     sandbox: SandboxId,
-    words: watch::Receiver<Option<Option<String>>>,
-    task: JoinHandle<()>,
+    process: ProcessSpec,
+    identity: ProcessIdentity,
+    paths: Paths,
+) -> (Ending, watch::Sender<Farewell>) {
+    let (farewell, mut told) = watch::channel(None);
+    let ending = Ending::watch(sandbox, process, identity, move |status| async move {
+        // The channel closed with the process, and its last events lie before the end of the
+        // stream: the listener gives its sender up when it has seen them.
+        while told.changed().await.is_ok() {}
+        let farewell = told.borrow().clone();
+        last_words(farewell, paths.last_words(), status)
+    });
+    (ending, farewell)
 }
 
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Ending {
-    /// Begins to watch. The sender is for [`listen`], or to be dropped where there is no channel.
-    pub(super) fn watch(
-        sandbox: SandboxId,
-        process: ProcessSpec,
-        identity: ProcessIdentity,
-        paths: Paths,
-    ) -> (Self, watch::Sender<Farewell>) {
-        let (tell, words) = watch::channel(None);
-        let (farewell, mut told) = watch::channel(None);
-        let task = tokio::spawn(async move {
-            let status = wait(sandbox, &process, &identity).await;
-            // The channel closed with the process, and its last events lie before the end of the
-            // stream: the listener gives its sender up when it has seen them.
-            while told.changed().await.is_ok() {}
-            let farewell = told.borrow().clone();
-            tell.send_replace(Some(last_words(farewell, paths.last_words(), status)));
-        });
-        let ending = Self {
+/// Puts a command's failure in the machine's terms.
+pub(super) async fn explain(ending: &Ending, operation: &'static str, error: QmpError) -> VmmError {
+    let sandbox = ending.sandbox();
+    match error {
+        QmpError::Refused { .. } => VmmError::Refused {
+            operation,
             sandbox,
-            words,
-            task,
-        };
-        (ending, farewell)
-    }
-
-    /// Resolves when the process has ended, with whatever it left to say.
-    pub(super) async fn ended(&self) -> Option<String> {
-        let mut words = self.words.clone();
-        match words.wait_for(Option::is_some).await {
-            Ok(found) => found.clone().flatten(),
-            Err(_) => None,
-        }
-    }
-
-    /// As [`Ending::ended`], where the process ends about now; else none.
-    pub(super) async fn ending(&self) -> Option<Option<String>> {
-        tokio::time::timeout(LATE, self.ended()).await.ok()
-    }
-
-    /// Puts a command's failure in the machine's terms: a broken channel is the machine's end only
-    /// where its process has ended.
-    pub(super) async fn explain(&self, operation: &'static str, error: QmpError) -> VmmError {
-        let sandbox = self.sandbox;
-        match error {
-            QmpError::Refused { .. } => VmmError::Refused {
-                operation,
-                sandbox,
-                message: error.to_string(),
-            },
-            QmpError::TimedOut { .. } => VmmError::TimedOut {
-                operation,
-                sandbox,
-                seconds: ANSWER_BOUND_SECONDS,
-            },
-            QmpError::Closed(why) => match self.ending().await {
-                Some(detail) => VmmError::Ended {
-                    operation,
-                    sandbox,
-                    detail,
-                },
-                None => VmmError::ChannelLost {
-                    operation,
-                    sandbox,
-                    why,
-                },
-            },
-        }
-    }
-}
-
-async fn wait(
-    sandbox: SandboxId,
-    process: &ProcessSpec,
-    identity: &ProcessIdentity,
-) -> Option<ExitStatus> {
-    loop {
-        match process::ended(process, identity).await {
-            Ok(status) => return status,
-            Err(error) => {
-                tracing::warn!(%sandbox, %error, "the monitor cannot be watched");
-                tokio::time::sleep(WATCH_AGAIN).await;
-            }
-        }
+            message: error.to_string(),
+        },
+        QmpError::TimedOut { .. } => VmmError::TimedOut {
+            operation,
+            sandbox,
+            seconds: ANSWER_BOUND_SECONDS,
+        },
+        QmpError::Closed(why) => ending.channel_lost(operation, why).await,
     }
 }
 
@@ -158,11 +83,7 @@ pub(super) async fn listen(mut events: Receiver<Event>, tell: watch::Sender<Fare
 
 /// What the monitor told of its guest, its own words, and its exit status: whatever there is.
 fn last_words(told: Farewell, said: Option<String>, status: Option<ExitStatus>) -> Option<String> {
-    let status = status.and_then(|status| match (status.code, status.signal) {
-        (Some(0), _) | (None, None) => None,
-        (Some(code), _) => Some(format!("exit code {code}")),
-        (None, Some(signal)) => Some(format!("ended by signal {signal}")),
-    });
+    let status = in_words(status);
     let told = match (told, &status) {
         // Whatever the monitor grumbled about, the guest's end is no failure.
         (Some(Reason::PoweredOff), None) => return None,

@@ -1,7 +1,7 @@
 //! Starting the monitor's process: its sockets bound, its files opened, its row written before it runs.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use cowslip_host::layout::Layout;
@@ -14,10 +14,7 @@ use super::accelerator::Accelerator;
 use super::arguments::{self, Parts, Start};
 use super::disk;
 use super::passing::Passed;
-use crate::{MachineConfig, VmmError};
-
-/// Bytes of the monitor's own messages that are shown.
-const WORDS_MAX: u64 = 2 << 10;
+use crate::{MachineConfig, VmmError, words};
 
 /// Where a machine's sockets and messages are. All lie in its runtime directory.
 #[derive(Debug, Clone)]
@@ -41,20 +38,7 @@ impl Paths {
 
     /// The end of what the monitor said of itself.
     pub(super) fn last_words(&self) -> Option<String> {
-        let file = File::open(&self.messages).ok()?;
-        let length = file.metadata().ok()?.len();
-        let mut bytes = vec![0; usize::try_from(length.min(WORDS_MAX)).ok()?];
-        let count = file
-            .read_at(&mut bytes, length.saturating_sub(WORDS_MAX))
-            .ok()?;
-        bytes.truncate(count);
-        // The monitor may repeat what its guest sent it: nothing that steers a terminal is passed on.
-        let text: String = String::from_utf8_lossy(&bytes)
-            .chars()
-            .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
-            .collect();
-        let text = text.trim().replace('\n', "; ");
-        (!text.is_empty()).then_some(text)
+        words::last(&self.messages)
     }
 }
 
@@ -180,28 +164,4 @@ fn messages(path: &Path) -> Result<File, VmmError> {
             path: path.to_owned(),
             source,
         })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn last_words_are_short_and_harmless() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(dir.path().join("s"), dir.path().join("r"));
-        let paths = Paths::new(&layout, SandboxId::from_bits(1));
-        std::fs::create_dir_all(paths.messages.parent().unwrap()).unwrap();
-        assert_eq!(paths.last_words(), None);
-        std::fs::write(&paths.messages, b"  \n").unwrap();
-        assert_eq!(paths.last_words(), None);
-        let mut text = vec![b'a'; 10_000];
-        text.extend_from_slice(b"\nqemu: \x1b[2Jno\xff such\nfile\n");
-        std::fs::write(&paths.messages, text).unwrap();
-        let words = paths.last_words().unwrap();
-        assert!(
-            words.len() < 2100 && words.ends_with("aa; qemu:  [2Jno\u{fffd} such; file"),
-            "{words}"
-        );
-    }
 }

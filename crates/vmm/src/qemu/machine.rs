@@ -25,12 +25,13 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::console::{self, BoundedLog};
 use super::disk::{self, DiskError};
-use super::ending::{self, Ending};
+use super::ending;
 use super::launch::Paths;
 use super::migration::{self, MigrationError, STALL_BOUND_SECONDS};
 use super::qmp::{Qmp, QmpError};
+use crate::console::{self, BoundedLog};
+use crate::ending::Ending;
 use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError};
 
 /// What QEMU calls a machine whose image was written.
@@ -72,13 +73,13 @@ impl QemuMachine {
                 source,
             },
         )?;
-        let (ending, farewell) = Ending::watch(config.sandbox, process, identity, paths.clone());
+        let (ending, farewell) = ending::watch(config.sandbox, process, identity, paths.clone());
         let stream = match UnixStream::connect(&paths.console).await {
             Ok(stream) => stream,
             Err(error) => {
                 drop(farewell);
                 let error = QmpError::Closed(error.to_string());
-                return Err(ending.explain("connect to the console", error).await);
+                return Err(ending::explain(&ending, "connect to the console", error).await);
             }
         };
         let console = tokio::spawn(console::drain(stream, log));
@@ -87,7 +88,7 @@ impl QemuMachine {
             Err(error) => {
                 console.abort();
                 drop(farewell);
-                return Err(ending.explain("connect to the monitor", error).await);
+                return Err(ending::explain(&ending, "connect to the monitor", error).await);
             }
         };
         tokio::spawn(ending::listen(qmp.subscribe(), farewell));
@@ -176,7 +177,7 @@ impl QemuMachine {
     }
 
     async fn explain(&self, operation: &'static str, error: QmpError) -> VmmError {
-        self.ending.explain(operation, error).await
+        ending::explain(&self.ending, operation, error).await
     }
 
     async fn explain_migration(&self, operation: &'static str, error: MigrationError) -> VmmError {

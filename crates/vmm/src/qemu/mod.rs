@@ -4,7 +4,7 @@
 //!   program      which QEMU, which version        launch     sockets, files, process
 //!   accelerator  KVM or TCG, remembered           arguments  its command line
 //!   probe        does KVM boot a guest?           passing    files as descriptors
-//!   machine      one running QEMU ─ qmp (control), disk, migration (images), console, ending
+//!   machine      one running QEMU ─ qmp (control), disk, migration (images), ending
 //! ```
 //!
 //! The process runs under a user of its own, sees no directory of ours, and opens no path but what
@@ -13,7 +13,6 @@
 
 mod accelerator;
 mod arguments;
-mod console;
 mod disk;
 mod ending;
 mod launch;

@@ -1,7 +1,7 @@
-//! The guest's console: from its socket into a file of bounded size.
+//! The guest's console: from its monitor into a file of bounded size.
 //!
-//! The monitor serves the console on a socket and drops what is written while nobody is connected, so
-//! a guest never waits for an engine that is down. What a guest writes is not ours to trust, neither
+//! The monitor drops what is written while nobody reads (a socket without a connection, a pipe that is
+//! full), so a guest never waits for an engine that is down. What a guest writes is not ours to trust, neither
 //! its bytes (kept as they are) nor their number (the log is cut to its newest half past its bound).
 
 use std::fs::{File, OpenOptions};
@@ -9,8 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The least bound, in bytes: below it nothing useful would be kept.
 const BOUND_MIN: u64 = 16 << 10;
@@ -19,7 +18,7 @@ const CHUNK: usize = 32 << 10;
 
 /// A file that is appended to and keeps its newest bytes.
 #[derive(Debug)]
-pub(super) struct BoundedLog {
+pub(crate) struct BoundedLog {
     file: File,
     length: u64,
     bound: u64,
@@ -27,7 +26,7 @@ pub(super) struct BoundedLog {
 
 impl BoundedLog {
     /// Opens the log at `path`, making it where it is not there.
-    pub(super) fn open(path: &Path, bound: u64) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, bound: u64) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -45,7 +44,7 @@ impl BoundedLog {
     }
 
     /// Appends, then cuts where the bound is passed.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.length)?;
         self.length += bytes.len() as u64;
         if self.length > self.bound {
@@ -79,9 +78,9 @@ impl BoundedLog {
     }
 }
 
-/// Moves the console's bytes into the log until the monitor closes the socket. A log that cannot be
+/// Moves the console's bytes into the log until the monitor closes its end. A log that cannot be
 /// written (a full disk) loses bytes; the guest goes on.
-pub(super) async fn drain(mut stream: UnixStream, mut log: BoundedLog) {
+pub(crate) async fn drain(mut stream: impl AsyncRead + Unpin, mut log: BoundedLog) {
     let mut chunk = vec![0; CHUNK];
     let mut told = false;
     loop {

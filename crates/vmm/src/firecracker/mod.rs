@@ -1,0 +1,7 @@
+//! Firecracker as the monitor.
+//!
+//! ```text
+//!   api       its control channel: HTTP over a unix socket
+//! ```
+
+pub mod api;

@@ -1,0 +1,55 @@
+//! What a monitor says of itself. It may repeat what its guest sent it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes of a monitor's own messages that are shown.
+const LAST_MAX: usize = 2 << 10;
+
+/// `bytes` as one line of text: nothing that steers a terminal is passed on. None where nothing is
+/// left; its newest `max` bytes where there are more.
+pub(crate) fn harmless(bytes: &[u8], max: usize) -> Option<String> {
+    let newest = bytes
+        .get(bytes.len().saturating_sub(max)..)
+        .unwrap_or(bytes);
+    let text: String = String::from_utf8_lossy(newest)
+        .chars()
+        .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
+        .collect();
+    let text = text.trim().replace('\n', "; ");
+    (!text.is_empty()).then_some(text)
+}
+
+/// The end of the messages in the file at `path`.
+pub(crate) fn last(path: &Path) -> Option<String> {
+    let file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    let mut bytes = vec![0; usize::try_from(length).ok()?.min(LAST_MAX)];
+    let from = length.saturating_sub(LAST_MAX as u64);
+    let count = file.read_at(&mut bytes, from).ok()?;
+    bytes.truncate(count);
+    harmless(&bytes, LAST_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_short_and_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("monitor.log");
+        assert_eq!(last(&path), None);
+        std::fs::write(&path, b"  \n").unwrap();
+        assert_eq!(last(&path), None);
+        let mut text = vec![b'a'; 10_000];
+        text.extend_from_slice(b"\nqemu: \x1b[2Jno\xff such\nfile\n");
+        std::fs::write(&path, text).unwrap();
+        let words = last(&path).unwrap();
+        assert!(
+            words.len() < 2100 && words.ends_with("aa; qemu:  [2Jno\u{fffd} such; file"),
+            "{words}"
+        );
+    }
+}
