@@ -567,6 +567,7 @@ async fn a_second_process_of_one_sandbox_is_a_violation() {
         inherit: Vec::new(),
         output: std::fs::File::open("/dev/null").unwrap().into(),
         credentials: None,
+        view: None,
     };
     bench.site.host.spawn(slot, launch).unwrap().settle();
     assert!(bench.violations()[0].contains("second process"));

@@ -81,6 +81,7 @@ impl SimVmm {
             inherit: Vec::new(),
             output: OwnedFd::from(output),
             credentials: config.credentials.clone(),
+            view: None,
         };
         let held = site.host.spawn(slot, launch)?;
         let identity = held.identity().clone();

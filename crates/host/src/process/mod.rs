@@ -7,6 +7,7 @@
 
 mod end;
 mod inspect;
+mod view;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -20,10 +21,12 @@ use serde::{Deserialize, Serialize};
 
 pub use end::{ExitStatus, ended};
 pub(crate) use inspect::find_all;
+pub use view::{Binding, View};
 
 use crate::error::HostError;
 use end::end;
 use inspect::{Standing, find, look, stat};
+use view::Prepared;
 
 /// The kind.
 #[derive(Debug)]
@@ -79,6 +82,8 @@ pub struct Launch {
     pub output: OwnedFd,
     /// The user it runs as; none: the engine's.
     pub credentials: Option<Credentials>,
+    /// What it sees that others do not; none: what the engine sees.
+    pub view: Option<View>,
 }
 
 /// The mark of a sandbox's monitor.
@@ -126,10 +131,16 @@ pub(crate) fn acquire(
         .stderr(Stdio::from(launch.output));
     let inherited: Vec<RawFd> = launch.inherit.iter().map(AsRawFd::as_raw_fd).collect();
     let credentials = launch.credentials;
+    let view = launch
+        .view
+        .as_ref()
+        .map(View::prepare)
+        .transpose()
+        .map_err(HostError::process("prepare what it sees, for", &program))?;
     // SAFETY: the closure runs between fork and exec. It makes system calls only, on values made
     // before the fork; it neither allocates nor takes a lock.
     unsafe {
-        command.pre_exec(move || prepare_child(&inherited, credentials.as_ref()));
+        command.pre_exec(move || prepare_child(&inherited, view.as_ref(), credentials.as_ref()));
     }
     let child = command
         .spawn()
@@ -154,8 +165,12 @@ pub(crate) fn acquire(
 }
 
 /// What the child does before exec: a session of its own, no way to gain privileges, no core files,
-/// the inherited descriptors kept and no others, and the user changed last.
-fn prepare_child(inherited: &[RawFd], credentials: Option<&Credentials>) -> io::Result<()> {
+/// the inherited descriptors kept and no others, its own view, and the user changed last.
+fn prepare_child(
+    inherited: &[RawFd],
+    view: Option<&Prepared>,
+    credentials: Option<&Credentials>,
+) -> io::Result<()> {
     let check = |result: libc::c_int| {
         if result == -1 {
             Err(io::Error::last_os_error())
@@ -182,6 +197,9 @@ fn prepare_child(inherited: &[RawFd], credentials: Option<&Credentials>) -> io::
         );
         for &fd in inherited {
             check(libc::fcntl(fd, libc::F_SETFD, 0))?;
+        }
+        if let Some(view) = view {
+            view.enter()?;
         }
         if let Some(user) = credentials {
             check(libc::setgroups(user.groups.len(), user.groups.as_ptr()))?;

@@ -47,6 +47,7 @@ impl Waiter {
                 .unwrap()
                 .into(),
             credentials: None,
+            view: None,
         }
     }
 

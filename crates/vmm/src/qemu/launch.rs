@@ -125,6 +125,7 @@ pub(super) fn acquire(
         inherit: passed.into_inner(),
         output: messages(&paths.messages)?.into(),
         credentials: config.credentials.clone(),
+        view: None,
     };
     let needs: Vec<HandleId> = directory
         .iter()
