@@ -11,6 +11,8 @@ pub(crate) struct Cmdline {
     pub(crate) fs_type: String,
     /// `cowslip.rootflags=`: mount options, separated by commas.
     pub(crate) root_flags: String,
+    /// `cowslip.off=reset`: the machine has no power to be cut, a reset ends it.
+    pub(crate) off_by_reset: bool,
 }
 
 impl Cmdline {
@@ -25,6 +27,7 @@ impl Cmdline {
             root: value("cowslip.root").unwrap_or("/dev/vda").to_owned(),
             fs_type: value("cowslip.rootfstype").unwrap_or("ext4").to_owned(),
             root_flags: value("cowslip.rootflags").unwrap_or_default().to_owned(),
+            off_by_reset: value("cowslip.off") == Some("reset"),
         }
     }
 }
@@ -44,5 +47,6 @@ mod tests {
         assert!(!line.probe);
         assert!(Cmdline::parse("cowslip.mode=probe").probe);
         assert_eq!(Cmdline::parse("").root, "/dev/vda");
+        assert!(Cmdline::parse("cowslip.off=reset").off_by_reset && !line.off_by_reset);
     }
 }

@@ -24,6 +24,7 @@ use cowslip_proto::pb::{AgentMode, BootPhase};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::machine::identity::uptime_ns;
+use crate::machine::shutdown;
 use cmdline::Cmdline;
 use console::say;
 use devices::Devices;
@@ -79,6 +80,9 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
     let text = fs::read_to_string("/proc/cmdline");
     let text = text.map_err(|e| BootError::path("read", "/proc/cmdline", e))?;
     let cmdline = Cmdline::parse(&text);
+    if cmdline.off_by_reset {
+        shutdown::end_by_reset();
+    }
     let limit = Rlimit {
         current: Some(OPEN_FILES),
         maximum: Some(OPEN_FILES),

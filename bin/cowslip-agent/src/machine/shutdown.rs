@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cowslip_proto::pb::ShutdownReply;
@@ -70,10 +71,24 @@ fn is_userspace(stat: &str) -> bool {
     state != "Z" && flags & PF_KTHREAD == 0
 }
 
+/// Whether a reset is what ends this machine. Told once, by the kernel's command line.
+static BY_RESET: AtomicBool = AtomicBool::new(false);
+
+/// From now on the machine is ended by a reset: it has no power that could be cut, and its kernel
+/// would stand still for ever.
+pub(crate) fn end_by_reset() {
+    BY_RESET.store(true, Ordering::Relaxed);
+}
+
 /// Cuts the power. Returns only when the kernel refuses.
 pub(crate) fn power_off() -> io::Error {
     rustix::fs::sync();
-    match reboot(RebootCommand::PowerOff) {
+    let way = if BY_RESET.load(Ordering::Relaxed) {
+        RebootCommand::Restart
+    } else {
+        RebootCommand::PowerOff
+    };
+    match reboot(way) {
         Ok(()) => io::Error::other("the kernel did not power off"),
         Err(e) => e.into(),
     }
