@@ -19,6 +19,10 @@ const GUESTS: [&str; 5] = [
     "COWSLIP_TEST_GUEST_VMLINUX",
 ];
 
+/// Monitors that no package has, with the variables that name them. Tests that want one and find none
+/// say that they skip.
+const MONITORS: [&str; 2] = ["COWSLIP_FIRECRACKER", "COWSLIP_JAILER"];
+
 /// Paths of assets, by the variables that name them.
 pub(super) struct Assets(BTreeMap<String, PathBuf>);
 
@@ -53,6 +57,23 @@ impl Assets {
         let named = |name| Ok((String::from(name), self.path(name)?.to_owned()));
         GUESTS.into_iter().map(named).collect()
     }
+}
+
+/// The monitors that the environment names, with their variables.
+pub(super) fn monitors() -> Result<Vec<(String, PathBuf)>, VmError> {
+    let named = MONITORS.into_iter().filter_map(|name| {
+        let path = std::env::var_os(name).filter(|path| !path.is_empty())?;
+        Some((name, PathBuf::from(path)))
+    });
+    named
+        .map(|(name, path)| {
+            if path.is_absolute() && path.is_file() {
+                Ok((name.to_owned(), path))
+            } else {
+                Err(VmError::NoMonitor { name, path })
+            }
+        })
+        .collect()
 }
 
 fn variables(text: &str) -> BTreeMap<String, PathBuf> {

@@ -143,7 +143,8 @@ impl Machine {
         let accelerator = Accelerator::choose(cache, &place.0, kernel, &initrd)?;
 
         let guests = assets.guests()?;
-        let environment = environment(job, &guests);
+        let monitors = assets::monitors()?;
+        let environment = environment(job, guests.iter().chain(&monitors));
         let guests = guests.into_iter().map(|(_, path)| path).collect();
         let texts = [
             ("start", START.to_owned()),
@@ -151,7 +152,9 @@ impl Machine {
             ("environment", environment),
             ("command", command(&job.command)),
         ];
-        let places = tree::outermost(job.places.iter().chain(&job.programs).cloned().collect());
+        let places = job.places.iter().chain(&job.programs);
+        let places = places.chain(monitors.iter().map(|(_, path)| path));
+        let places = tree::outermost(places.cloned().collect());
         let disks = [
             Disk::Throwaway(root.to_owned()),
             Disk::ReadOnly(disk::assets(cache, guests)?),
@@ -260,12 +263,11 @@ fn keep(console: &Path) -> PathBuf {
 }
 
 /// The machine's environment, as a shell reads it.
-fn environment(job: &Job, guests: &[(String, PathBuf)]) -> String {
+fn environment<'a>(job: &Job, files: impl Iterator<Item = &'a (String, PathBuf)>) -> String {
     let mut all: Vec<(String, String)> = std::env::vars()
         .filter(|(name, _)| PASSED.iter().any(|passed| name.starts_with(passed)))
         .collect();
-    let guests = guests.iter();
-    all.extend(guests.map(|(name, path)| (name.clone(), path.display().to_string())));
+    all.extend(files.map(|(name, path)| (name.clone(), path.display().to_string())));
     let mut set = |name: &str, value: String| all.push((name.to_owned(), value));
     if let Some(programs) = &job.programs {
         let at = |name: &str| programs.join(name).display().to_string();

@@ -77,6 +77,8 @@ enum What {
 enum VmError {
     #[error("scripts/test-assets did not name {0}: run it, and see what it says")]
     NoAsset(&'static str),
+    #[error("{name} is \"{}\", which is not the absolute path of a file", path.display())]
+    NoMonitor { name: &'static str, path: PathBuf },
     #[error("cannot {operation} \"{}\"", path.display())]
     File {
         operation: &'static str,
