@@ -156,6 +156,19 @@ pub enum VmmError {
     Ledger(#[from] LedgerError),
 }
 
+/// Runs work that blocks on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VmmError> + Send + 'static,
+) -> Result<T, VmmError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(VmmError::Unusable {
+            program: "this engine".to_owned(),
+            why: format!("its work was broken off: {error}"),
+        }),
+    }
+}
+
 /// A kind of monitor.
 #[async_trait]
 pub trait Vmm: Send + Sync + 'static {

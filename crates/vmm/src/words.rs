@@ -23,13 +23,25 @@ pub(crate) fn harmless(bytes: &[u8], max: usize) -> Option<String> {
 
 /// The end of the messages in the file at `path`.
 pub(crate) fn last(path: &Path) -> Option<String> {
+    harmless(&newest(path)?, LAST_MAX)
+}
+
+/// The last lines of the messages in the file at `path`; the first may be the end of one.
+pub(crate) fn last_lines(path: &Path) -> Vec<String> {
+    let bytes = newest(path).unwrap_or_default();
+    let lines = bytes.split(|&byte| byte == b'\n');
+    lines.filter_map(|line| harmless(line, LAST_MAX)).collect()
+}
+
+fn newest(path: &Path) -> Option<Vec<u8>> {
     let file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    let mut bytes = vec![0; usize::try_from(length).ok()?.min(LAST_MAX)];
+    let mut bytes =
+        vec![0; usize::try_from(length).map_or(LAST_MAX, |length| length.min(LAST_MAX))];
     let from = length.saturating_sub(LAST_MAX as u64);
     let count = file.read_at(&mut bytes, from).ok()?;
     bytes.truncate(count);
-    harmless(&bytes, LAST_MAX)
+    Some(bytes)
 }
 
 #[cfg(test)]

@@ -1,7 +1,223 @@
-//! Firecracker as the monitor.
+//! Firecracker as the monitor, in direct mode: a process of the engine's own user.
 //!
 //! ```text
-//!   api       its control channel: HTTP over a unix socket
+//!   program   which Firecracker, which version      launch   its view, its console, its process
+//!   paths     the constant path, and the host's     image    memory and device state in one file
+//!   machine   one running Firecracker ─ api (control), vsock (the agent), ending
 //! ```
+//!
+//! Device state names the disk and the vsock socket by path. So that one image can be restored many
+//! times at once, every Firecracker sees its own runtime directory at one constant path, in a mount
+//! namespace of its own. Nothing here ends a machine; that is the engine's, by unwinding its owner.
 
 pub mod api;
+mod ending;
+mod image;
+mod launch;
+mod machine;
+mod paths;
+mod program;
+mod vsock;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cowslip_host::Site;
+use cowslip_host::process::Process;
+use cowslip_ledger::plan::Presence;
+use cowslip_ledger::{HandleState, LedgerError, MonitorInfo, Owner, Resource};
+
+pub use program::{Version, VersionError};
+
+use machine::FirecrackerMachine;
+use paths::Paths;
+use program::Program;
+
+use crate::{Machine, MachineConfig, Vmm, VmmError, blocking};
+
+/// The kind, as images record it.
+const KIND: &str = "firecracker";
+/// Its only accelerator.
+const ACCELERATOR: &str = "kvm";
+/// How its devices are found by the guest; a machine with PCI would be another one.
+const MACHINE: &str = "mmio";
+/// Names the program where the configuration does not.
+const PROGRAM_VARIABLE: &str = "COWSLIP_FIRECRACKER";
+
+/// What the configuration says of Firecracker.
+#[derive(Debug, Clone, Default)]
+pub struct FirecrackerConfig {
+    /// The program's absolute path; none: `COWSLIP_FIRECRACKER`, else `firecracker` on the PATH.
+    pub program: Option<PathBuf>,
+}
+
+/// Firecracker on this host.
+#[derive(Debug)]
+pub struct FirecrackerVmm {
+    program: Program,
+}
+
+impl FirecrackerVmm {
+    /// Finds Firecracker and reads its version.
+    ///
+    /// # Errors
+    /// [`VmmError::Unusable`] where there is no Firecracker, an old one, or no KVM.
+    pub async fn detect(config: &FirecrackerConfig) -> Result<Self, VmmError> {
+        let given = config
+            .program
+            .clone()
+            .or_else(|| std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from));
+        let path = program::locate(given.as_deref(), std::env::var_os("PATH").as_deref())?;
+        let program = program::inspect(path).await?;
+        program::require_kvm()?;
+        Ok(Self { program })
+    }
+
+    /// Firecracker's version.
+    #[must_use]
+    pub fn version(&self) -> &Version {
+        &self.program.version
+    }
+
+    /// Starts the process and connects to it; it has no machine yet.
+    async fn start(
+        &self,
+        site: &Site,
+        config: &MachineConfig,
+    ) -> Result<(FirecrackerMachine, launch::Acquired), VmmError> {
+        let program = self.program.path.clone();
+        let acquired = {
+            let (site, config) = (site.clone(), config.clone());
+            blocking(move || launch::acquire(&program, &site, &config)).await?
+        };
+        let paths = Paths::new(&site.layout, config.sandbox);
+        let (spec, identity) = (
+            acquired.process.spec().clone(),
+            acquired.process.identity().clone(),
+        );
+        let machine = FirecrackerMachine::connect(paths, config, spec, identity)?;
+        machine.wait().await?;
+        Ok((machine, acquired))
+    }
+}
+
+#[async_trait]
+impl Vmm for FirecrackerVmm {
+    fn info(&self) -> MonitorInfo {
+        MonitorInfo {
+            kind: KIND.to_owned(),
+            version: self.program.version.to_string(),
+            accelerator: ACCELERATOR.to_owned(),
+            machine: MACHINE.to_owned(),
+        }
+    }
+
+    fn restores(&self, saved: &MonitorInfo) -> Result<(), VmmError> {
+        compare(saved, &self.info())
+    }
+
+    async fn boot(
+        &self,
+        site: &Site,
+        config: &MachineConfig,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        self.program.boots(&config.kernel)?;
+        let (machine, acquired) = self.start(site, config).await?;
+        machine.boot(config).await?;
+        acquired.settle();
+        Ok(Arc::new(machine))
+    }
+
+    async fn restore(
+        &self,
+        site: &Site,
+        config: &MachineConfig,
+        image: &Path,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        let (machine, acquired) = self.start(site, config).await?;
+        machine.load(image).await?;
+        acquired.settle();
+        Ok(Arc::new(machine))
+    }
+
+    async fn attach(
+        &self,
+        site: &Site,
+        config: &MachineConfig,
+    ) -> Result<Arc<dyn Machine>, VmmError> {
+        const OPERATION: &str = "attach";
+        let sandbox = config.sandbox;
+        let ended = |detail: Option<String>| VmmError::Ended {
+            operation: OPERATION,
+            sandbox,
+            detail,
+        };
+        let paths = Paths::new(&site.layout, sandbox);
+        let rows = site
+            .ledger
+            .read::<_, LedgerError>(|tx| tx.handles_of(Owner::Machine(sandbox)))?;
+        let row = rows
+            .iter()
+            .find(|row| row.kind == Process::KIND && row.state == HandleState::Held)
+            .ok_or_else(|| ended(Some("no process of it was recorded".to_owned())))?;
+        let identity = row
+            .identity::<Process>()?
+            .ok_or_else(|| ended(Some("its process was not recorded".to_owned())))?;
+        if site.host.probe(row)? != Presence::Present {
+            return Err(ended(ending::last_words(&paths.log, None)));
+        }
+        let spec = row.spec::<Process>()?;
+        let machine = FirecrackerMachine::connect(paths, config, spec, identity)?;
+        machine.state().await?;
+        Ok(Arc::new(machine))
+    }
+}
+
+/// Whether an image of `saved` can be restored by `present`. The format of device state changes between
+/// releases, and nothing promises that a later one reads it: only the same release restores.
+fn compare(saved: &MonitorInfo, present: &MonitorInfo) -> Result<(), VmmError> {
+    let release = |info: &MonitorInfo| {
+        let version = info.version.parse::<Version>().ok()?;
+        Some((version.major, version.minor, version.development))
+    };
+    let why = if saved.kind != present.kind {
+        "the monitors differ"
+    } else if saved.machine != present.machine || saved.accelerator != present.accelerator {
+        "the machine types differ"
+    } else if release(saved).is_none() || release(saved) != release(present) {
+        "the releases differ; run the one that saved it"
+    } else {
+        return Ok(());
+    };
+    let name = |info: &MonitorInfo| format!("{} {} ({})", info.kind, info.version, info.machine);
+    Err(VmmError::Incompatible {
+        saved: name(saved),
+        present: name(present),
+        why: why.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_release_restores() {
+        let info = |version: &str| MonitorInfo {
+            kind: KIND.to_owned(),
+            version: version.to_owned(),
+            accelerator: ACCELERATOR.to_owned(),
+            machine: MACHINE.to_owned(),
+        };
+        let present = info("1.16.1");
+        compare(&info("1.16.0"), &present).unwrap();
+        for other in ["1.15.1", "1.17.0", "1.16.0-dev", "2.16.1", "?"] {
+            let error = compare(&info(other), &present).unwrap_err().to_string();
+            assert!(error.contains(other) && error.contains("1.16.1"), "{error}");
+        }
+        let mut other = info("1.16.1");
+        other.kind = "qemu".to_owned();
+        assert!(compare(&other, &present).is_err());
+    }
+}

@@ -42,7 +42,7 @@ use machine::QemuMachine;
 use probe::Verdict;
 use program::Program;
 
-use crate::{Machine, MachineConfig, Vmm, VmmError};
+use crate::{Machine, MachineConfig, Vmm, VmmError, blocking};
 
 /// The kind, as images record it.
 const KIND: &str = "qemu";
@@ -67,19 +67,6 @@ pub struct QemuVmm {
     memory: Memory,
     /// Empty until a probe has decided.
     accelerator: OnceCell<Accelerator>,
-}
-
-/// Runs work that blocks on a thread that may.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, VmmError> + Send + 'static,
-) -> Result<T, VmmError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(VmmError::Unusable {
-            program: "this engine".to_owned(),
-            why: format!("its work was broken off: {error}"),
-        }),
-    }
 }
 
 impl QemuVmm {

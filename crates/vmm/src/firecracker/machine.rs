@@ -1,0 +1,386 @@
+//! One running Firecracker.
+//!
+//! ```text
+//!   (process) ─ boot ─► running ◄──pause/resume──► paused ── save ─► paused
+//!       └────── load ─────────────────────────────► paused
+//! ```
+//!
+//! A saved machine goes on by [`Machine::resume`], whatever became of the image.
+
+use std::fs::{File, OpenOptions};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cowslip_host::process::{ProcessIdentity, ProcessSpec};
+use cowslip_model::{DiskLayer, Durability, SandboxId};
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+
+use super::api::{
+    Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
+    MachineConfiguration, SnapshotCreate, SnapshotKind, SnapshotLoad, Vsock,
+};
+use super::paths::{self, Paths};
+use super::{ending, image, vsock};
+use crate::console::{self, BoundedLog};
+use crate::ending::Ending;
+use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError, blocking};
+
+/// How long a process may take until it listens, in seconds. It takes some 10 ms; this only ends a
+/// start that would hang for ever.
+const START_BOUND_SECONDS: u64 = 60;
+/// Port on which the agent listens in the guest (`cowslip_proto::limits::VSOCK_PORT`).
+const AGENT_PORT: u32 = 10_320;
+/// The guest's vsock address; the least there is, since no two machines share a socket.
+const GUEST_CID: u32 = 3;
+const DISK: &str = "root";
+/// Words of every guest's command line: speak on the serial console, and let a panic or a power-off end
+/// the machine, for which it has only the reset of the keyboard controller (`reboot=k`).
+const COMMAND_LINE: &[&str] = &[
+    "console=ttyS0",
+    "quiet",
+    "panic=-1",
+    "reboot=k",
+    "cowslip.off=reset",
+    "8250.nr_uarts=1",
+    "i8042.noaux",
+    "i8042.nomux",
+    "i8042.dumbkbd",
+];
+
+/// A connection to one Firecracker process. Dropping it leaves the process running.
+pub(super) struct FirecrackerMachine {
+    sandbox: SandboxId,
+    paths: Paths,
+    ending: Ending,
+    api: Api,
+    disk: Option<(PathBuf, Durability)>,
+    /// The present agent channel, to end it when the next is opened.
+    agent: Mutex<Option<OwnedFd>>,
+    console: JoinHandle<()>,
+}
+
+impl Drop for FirecrackerMachine {
+    fn drop(&mut self) {
+        // The next engine, or the next machine object, reads the console on.
+        self.console.abort();
+    }
+}
+
+impl FirecrackerMachine {
+    /// Watches the process of `config`'s machine and reads its console.
+    pub(super) fn connect(
+        paths: Paths,
+        config: &MachineConfig,
+        process: ProcessSpec,
+        identity: ProcessIdentity,
+    ) -> Result<Self, VmmError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| VmmError::File {
+                operation: "open",
+                path,
+                source,
+            }
+        };
+        let log = BoundedLog::open(&config.console_log, config.console_bound.bytes())
+            .map_err(failed(&config.console_log))?;
+        let console = pipe::OpenOptions::new()
+            .open_receiver(&paths.console)
+            .map_err(failed(&paths.console))?;
+        let ending = ending::watch(config.sandbox, process, identity, paths.log.clone());
+        Ok(Self {
+            sandbox: config.sandbox,
+            ending,
+            api: Api::new(paths.api.clone()),
+            disk: config
+                .disk
+                .as_ref()
+                .map(|chain| (chain.top.path.clone(), chain.durability)),
+            agent: Mutex::new(None),
+            console: tokio::spawn(console::drain(console, log)),
+            paths,
+        })
+    }
+
+    /// Waits until a process that was just started listens.
+    pub(super) async fn wait(&self) -> Result<(), VmmError> {
+        const OPERATION: &str = "start";
+        let sandbox = self.sandbox;
+        tokio::select! {
+            biased;
+            detail = self.ending.ended() => Err(VmmError::Ended { operation: OPERATION, sandbox, detail }),
+            waited = Api::wait(self.paths.api.clone()) => match waited {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.explain(OPERATION, error).await),
+            },
+            () = tokio::time::sleep(Duration::from_secs(START_BOUND_SECONDS)) => Err(VmmError::TimedOut {
+                operation: OPERATION,
+                sandbox,
+                seconds: START_BOUND_SECONDS,
+            }),
+        }
+    }
+
+    /// Makes the machine and lets it boot.
+    pub(super) async fn boot(&self, config: &MachineConfig) -> Result<(), VmmError> {
+        const OPERATION: &str = "boot";
+        for path in [&config.kernel, &config.initramfs] {
+            self.require_seen(OPERATION, path)?;
+        }
+        match self.configure(config).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(OPERATION, error).await),
+        }
+    }
+
+    async fn configure(&self, config: &MachineConfig) -> Result<(), ApiError> {
+        let machine = MachineConfiguration {
+            vcpu_count: config.cpus,
+            mem_size_mib: config.memory.bytes() >> 20,
+            track_dirty_pages: false,
+        };
+        self.api.machine(&machine).await?;
+        let source = BootSource {
+            kernel_image_path: config.kernel.clone(),
+            initrd_path: Some(config.initramfs.clone()),
+            boot_args: command_line(&config.command_line),
+        };
+        self.api.boot_source(&source).await?;
+        if let Some((_, durability)) = &self.disk {
+            let drive = Drive {
+                drive_id: DISK.to_owned(),
+                path_on_host: paths::disk(),
+                is_root_device: false,
+                is_read_only: false,
+                cache_type: match durability {
+                    Durability::Published => CacheType::Unsafe,
+                    Durability::Flush => CacheType::Writeback,
+                },
+            };
+            self.api.drive(&drive).await?;
+        }
+        let vsock = Vsock {
+            guest_cid: GUEST_CID,
+            uds_path: paths::vsock(),
+        };
+        self.api.vsock(&vsock).await?;
+        self.api.entropy(&Entropy {}).await?;
+        let balloon = Balloon {
+            amount_mib: 0,
+            deflate_on_oom: true,
+            free_page_reporting: false,
+        };
+        self.api.balloon(&balloon).await?;
+        self.api.start().await
+    }
+
+    /// Makes the machine from `image`; its vCPUs stand still.
+    pub(super) async fn load(&self, image: &Path) -> Result<(), VmmError> {
+        const OPERATION: &str = "restore";
+        self.require_seen(OPERATION, image)?;
+        let (from, to) = (image.to_owned(), self.paths.state.clone());
+        blocking(move || {
+            image::extract(&from, &to).map_err(|source| VmmError::File {
+                operation: "read the device state of the image",
+                path: from,
+                source,
+            })
+        })
+        .await?;
+        let load = SnapshotLoad {
+            state: paths::state(),
+            memory: image.to_owned(),
+            track_dirty_pages: false,
+            // The path that the image names is this machine's own too.
+            vsock: None,
+        };
+        let loaded = self.api.load_snapshot(&load).await;
+        self.remove_state();
+        match loaded {
+            Ok(()) => Ok(()),
+            // Firecracker ends over an image that it cannot load.
+            Err(ApiError::Closed { request, why }) => {
+                let Some(words) = self.ending.ending().await else {
+                    let error = ApiError::Closed { request, why };
+                    return Err(self.explain(OPERATION, error).await);
+                };
+                let words = words.unwrap_or_else(|| "the image is not whole".to_owned());
+                Err(self.refused(OPERATION, format!("\"{}\": {words}", image.display())))
+            }
+            Err(error) => Err(self.explain(OPERATION, error).await),
+        }
+    }
+
+    /// Has an image written by Firecracker and put together.
+    async fn write(&self, image: &Path, file: File) -> Result<u64, VmmError> {
+        const OPERATION: &str = "save";
+        self.remove_state();
+        let create = SnapshotCreate {
+            snapshot_type: SnapshotKind::Full,
+            snapshot_path: paths::state(),
+            mem_file_path: image.to_owned(),
+        };
+        if let Err(error) = self.api.create_snapshot(&create).await {
+            return Err(self.explain(OPERATION, error).await);
+        }
+        let (state, image) = (self.paths.state.clone(), image.to_owned());
+        blocking(move || {
+            let mut file = file;
+            image::seal(&mut file, &state).map_err(|source| VmmError::File {
+                operation: "put the device state into the image",
+                path: image,
+                source,
+            })
+        })
+        .await
+    }
+
+    /// Device state is of no use to anyone outside its image.
+    fn remove_state(&self) {
+        match std::fs::remove_file(&self.paths.state) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let path = self.paths.state.display();
+                tracing::warn!(%path, %error, "device state could not be removed");
+            }
+            _ => {}
+        }
+    }
+
+    async fn run_state(&self, operation: &'static str) -> Result<RunState, VmmError> {
+        match self.api.instance().await {
+            Ok(instance) => match instance.state {
+                InstanceState::Running => Ok(RunState::Running),
+                InstanceState::Paused => Ok(RunState::Paused),
+                InstanceState::NotStarted => {
+                    Err(self.refused(operation, "it has no machine yet".to_owned()))
+                }
+            },
+            Err(error) => Err(self.explain(operation, error).await),
+        }
+    }
+
+    /// Firecracker opens files by the path that they have here, which it sees but below one directory.
+    fn require_seen(&self, operation: &'static str, path: &Path) -> Result<(), VmmError> {
+        if paths::is_seen(path) {
+            return Ok(());
+        }
+        let path = path.display();
+        Err(self.refused(
+            operation,
+            format!("\"{path}\" lies where it sees nothing: keep the state directory out of /run"),
+        ))
+    }
+
+    fn refused(&self, operation: &'static str, message: String) -> VmmError {
+        VmmError::Refused {
+            operation,
+            sandbox: self.sandbox,
+            message,
+        }
+    }
+
+    async fn explain(&self, operation: &'static str, error: ApiError) -> VmmError {
+        ending::explain(&self.ending, operation, error).await
+    }
+}
+
+/// The guest kernel's command line; later words win, so the caller's come last.
+fn command_line(words: &[String]) -> String {
+    let own = COMMAND_LINE.iter().copied();
+    own.chain(words.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[async_trait]
+impl Machine for FirecrackerMachine {
+    async fn pause(&self) -> Result<(), VmmError> {
+        match self.api.pause().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain("pause", error).await),
+        }
+    }
+
+    async fn resume(&self) -> Result<(), VmmError> {
+        match self.api.resume().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain("resume", error).await),
+        }
+    }
+
+    async fn state(&self) -> Result<RunState, VmmError> {
+        self.run_state("look at").await
+    }
+
+    async fn save(&self, image: &Path) -> Result<u64, VmmError> {
+        const OPERATION: &str = "save";
+        if self.run_state(OPERATION).await? == RunState::Running {
+            return Err(self.refused(OPERATION, "the machine runs: pause it first".to_owned()));
+        }
+        self.require_seen(OPERATION, image)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(image)
+            .map_err(|source| VmmError::File {
+                operation: "create the image",
+                path: image.to_owned(),
+                source,
+            })?;
+        let written = self.write(image, file).await;
+        self.remove_state();
+        if written.is_err() {
+            // Part of an image is of no use to anyone, and the disk may be full.
+            if let Err(error) = std::fs::remove_file(image) {
+                tracing::warn!(path = %image.display(), %error, "a broken image could not be removed");
+            }
+        }
+        written
+    }
+
+    async fn change_disk(&self, _next: &DiskLayer) -> Result<(), VmmError> {
+        let message = "it reads no layers: choose the backend \"dm\"".to_owned();
+        Err(self.refused("change the disk", message))
+    }
+
+    async fn disk_top(&self) -> Result<PathBuf, VmmError> {
+        match &self.disk {
+            Some((path, _)) => Ok(path.clone()),
+            None => Err(self.refused("look at the disk", "the machine has no disk".to_owned())),
+        }
+    }
+
+    async fn agent(&self) -> Result<AgentChannel, VmmError> {
+        let failed = |source| VmmError::File {
+            operation: "connect to the agent's port by",
+            path: self.paths.vsock.clone(),
+            source,
+        };
+        let stream = vsock::connect(&self.paths.vsock, AGENT_PORT)
+            .await
+            .map_err(failed)?;
+        let ours = stream.as_fd().try_clone_to_owned().map_err(failed)?;
+        let previous = self
+            .agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(ours);
+        if let Some(previous) = previous {
+            // It may have ended by itself.
+            let _ = StdUnixStream::from(previous).shutdown(Shutdown::Both);
+        }
+        Ok(AgentChannel::Connection(Box::new(stream)))
+    }
+
+    async fn ended(&self) -> Option<String> {
+        self.ending.ended().await
+    }
+}
