@@ -81,7 +81,11 @@ pub enum BackendChoice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Machine {
-    /// The accelerator.
+    /// The monitor.
+    pub vmm: MonitorChoice,
+    /// How the monitor is kept apart from the host; QEMU always in the same way.
+    pub isolation: Isolation,
+    /// The accelerator of QEMU; Firecracker has only KVM.
     pub accelerator: AcceleratorChoice,
     /// First of the uids that machines run under when the engine is root; each sandbox has its own.
     pub uid_base: u32,
@@ -100,6 +104,8 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
+            vmm: MonitorChoice::Qemu,
+            isolation: Isolation::Jail,
             accelerator: AcceleratorChoice::Auto,
             uid_base: 2_000_000,
             uid_count: 65_536,
@@ -109,6 +115,28 @@ impl Default for Machine {
             restore_timeout: 60,
         }
     }
+}
+
+/// Which monitor to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MonitorChoice {
+    /// QEMU.
+    #[default]
+    Qemu,
+    /// Firecracker.
+    Firecracker,
+}
+
+/// How Firecracker is kept apart from the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// By its jailer: a root directory and a user of its own.
+    #[default]
+    Jail,
+    /// By a mount namespace and its own seccomp filter only; it runs as the engine's user.
+    Direct,
 }
 
 /// Which accelerator to use.
@@ -160,6 +188,8 @@ pub struct Paths {
     pub agent: Option<PathBuf>,
     /// The QEMU program; none: from `PATH`.
     pub qemu: Option<PathBuf>,
+    /// Firecracker's program; none: `COWSLIP_FIRECRACKER`, else `firecracker` on the PATH.
+    pub firecracker: Option<PathBuf>,
     /// Where probes of this host are remembered.
     pub cache: PathBuf,
 }

@@ -1,23 +1,32 @@
-//! Finding QEMU when it is first needed.
+//! Finding the monitor when it is first needed.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use cowslip_vmm::firecracker::{FirecrackerConfig, FirecrackerVmm};
 use cowslip_vmm::qemu::{Accelerator, Choice, QemuConfig, QemuVmm};
 use cowslip_vmm::{Vmm, VmmError};
 use tokio::sync::OnceCell;
 
-use crate::config::{AcceleratorChoice, Config};
+use crate::config::{AcceleratorChoice, Config, Isolation, MonitorChoice};
 use crate::parts::{Monitors, in_words};
 
+/// The monitor that the configuration asks for.
+pub(crate) fn chosen(config: &Config) -> Arc<dyn Monitors> {
+    match config.machine.vmm {
+        MonitorChoice::Qemu => Arc::new(QemuMonitors::new(config)),
+        MonitorChoice::Firecracker => Arc::new(FirecrackerMonitors::new(config)),
+    }
+}
+
 /// QEMU, found once and kept; a failed search is made again, so that installing it is enough.
-pub(crate) struct QemuMonitors {
+struct QemuMonitors {
     config: QemuConfig,
     found: OnceCell<Arc<QemuVmm>>,
 }
 
 impl QemuMonitors {
-    pub(crate) fn new(config: &Config) -> Self {
+    fn new(config: &Config) -> Self {
         let accelerator = match config.machine.accelerator {
             AcceleratorChoice::Auto => Choice::Auto,
             AcceleratorChoice::Kvm => Choice::Kvm,
@@ -84,6 +93,49 @@ impl Monitors for QemuMonitors {
                 "not known yet: the first start finds out whether a guest boots on KVM"
             }
         };
+        (vmm.map(|vmm| in_words(&vmm.info())), reason.to_owned())
+    }
+}
+
+/// Firecracker, found once and kept.
+struct FirecrackerMonitors {
+    config: FirecrackerConfig,
+    isolation: Isolation,
+    found: OnceCell<Arc<FirecrackerVmm>>,
+}
+
+impl FirecrackerMonitors {
+    fn new(config: &Config) -> Self {
+        Self {
+            config: FirecrackerConfig {
+                program: config.paths.firecracker.clone(),
+            },
+            isolation: config.machine.isolation,
+            found: OnceCell::new(),
+        }
+    }
+}
+
+#[async_trait]
+impl Monitors for FirecrackerMonitors {
+    async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
+        // Less than what is asked for is never given without a word.
+        if self.isolation == Isolation::Jail {
+            return Err(VmmError::Unusable {
+                program: "firecracker".to_owned(),
+                why: "it cannot be jailed by this version of cowslip: to run it without a jail, as the \
+                      engine's user, set isolation = \"direct\" in the configuration's [machine]"
+                    .to_owned(),
+            });
+        }
+        let detect = || async { FirecrackerVmm::detect(&self.config).await.map(Arc::new) };
+        let vmm = self.found.get_or_try_init(detect).await?;
+        Ok(Arc::clone(vmm) as Arc<dyn Vmm>)
+    }
+
+    fn describe(&self) -> (Option<String>, String) {
+        let vmm = self.found.get();
+        let reason = "configured; Firecracker has no other than KVM";
         (vmm.map(|vmm| in_words(&vmm.info())), reason.to_owned())
     }
 }

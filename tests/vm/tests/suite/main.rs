@@ -8,6 +8,7 @@ mod commands;
 mod devices;
 mod discards;
 mod faults;
+mod firecracker;
 mod guests;
 mod machine;
 mod merging;
