@@ -11,7 +11,7 @@ use cowslip_ledger::plan::Presence;
 use cowslip_model::InstanceId;
 
 use super::{Bench, ID, OWNER};
-use crate::process::{Credentials, ExitStatus, ended, is_root, mark};
+use crate::process::{Binding, Credentials, ExitStatus, View, ended, is_root, mark};
 use crate::{Host, HostError, Launch, Process, ProcessIdentity, ProcessSpec};
 
 /// A program that waits until somebody opens a pipe to write, and ends when that closes it. The
@@ -397,4 +397,84 @@ fn a_process_runs_as_the_user_it_is_given() {
     assert_eq!(words("Gid"), ["2000008".to_owned()].into());
     assert_eq!(words("Groups"), ["2000009".to_owned()].into());
     bench.release_twice(&row);
+}
+
+/// Whether this process (or an unprivileged one) may make mount namespaces; told loudly where not.
+fn can_mount() -> bool {
+    let mut unshare = Command::new("unshare");
+    let flags = if is_root() { "-m" } else { "-Um" };
+    let can = unshare.args([flags, "true"]).stderr(Stdio::null()).status();
+    let can = can.is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("SKIPPED: this user can make no mount namespace");
+    }
+    can
+}
+
+#[tokio::test]
+async fn a_process_sees_its_own_directory_where_all_do_and_the_host_sees_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let bench = Bench::new();
+    let at = |name: &str| bench.dir.path().join(name);
+    std::fs::create_dir(at("own")).unwrap();
+    std::fs::write(at("own/disk"), "").unwrap();
+    std::fs::write(at("elsewhere"), "a disk").unwrap();
+    let bind = |source: PathBuf, target: &str| Binding {
+        source,
+        target: target.into(),
+    };
+    let view = View {
+        blank: "/run".into(),
+        bindings: vec![
+            bind(at("own"), "/run/cowslip-view/self"),
+            bind(at("elsewhere"), "/run/cowslip-view/self/disk"),
+        ],
+    };
+    let script = "cd /run/cowslip-view/self && cat disk && ls /run && echo made >new";
+    let output = StdFile::create(at("output")).unwrap();
+    let spec = ProcessSpec {
+        mark: mark(bench.ledger.instance(), ID),
+    };
+    let launch = Launch {
+        program: "/bin/sh".into(),
+        arguments: vec!["-ec".to_owned(), script.to_owned(), spec.mark.clone()],
+        environment: Vec::new(),
+        inherit: Vec::new(),
+        output: output.into(),
+        credentials: None,
+        view: Some(view),
+    };
+    let slot = bench.reserve::<Process>(spec.clone());
+    let held = bench.host.spawn(slot, launch).unwrap();
+    let status = ended(&spec, held.identity()).await.unwrap();
+    let said = std::fs::read_to_string(at("output")).unwrap();
+    // One that ended before it was looked at leaves no status.
+    assert!(status.is_none_or(|status| status.code == Some(0)), "{said}");
+    assert_eq!(said, "a diskcowslip-view\n");
+    assert_eq!(std::fs::read_to_string(at("own/new")).unwrap(), "made\n");
+    assert_eq!(std::fs::read_to_string(at("own/disk")).unwrap(), "");
+    assert!(!Path::new("/run/cowslip-view").exists());
+    bench.host.release(&bench.row(held)).unwrap();
+}
+
+#[test]
+fn a_view_of_what_is_not_there_starts_nothing() {
+    let bench = Bench::new();
+    let waiter = Waiter::new(&bench);
+    let view = View {
+        blank: "/run".into(),
+        bindings: vec![Binding {
+            source: "/nonexistent".into(),
+            target: "/run/self".into(),
+        }],
+    };
+    let launch = Launch {
+        view: Some(view),
+        ..waiter.launch()
+    };
+    let slot = bench.reserve::<Process>(waiter.spec.clone());
+    let error = bench.host.spawn(slot, launch).unwrap_err();
+    assert!(error.to_string().contains("/bin/cat"), "{error}");
 }

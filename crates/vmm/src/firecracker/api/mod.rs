@@ -11,6 +11,8 @@
 mod answers;
 mod error;
 mod exchange;
+#[cfg(test)]
+pub(super) mod peer;
 mod requests;
 #[cfg(test)]
 mod tests;

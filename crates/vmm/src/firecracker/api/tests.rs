@@ -3,87 +3,18 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
 
+use super::peer::{Got, NO_CONTENT, Peer, with_body};
 use super::*;
-
-/// As Firecracker's own HTTP server writes it, down to the missing reason.
-const NO_CONTENT: &str =
-    "HTTP/1.1 204 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n";
-
-fn with_body(status: u16, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status} \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-}
-
-/// What the peer got.
-#[derive(Debug, PartialEq)]
-struct Got {
-    line: String,
-    head: String,
-    body: Option<Value>,
-}
-
-/// Firecracker's side.
-struct Peer {
-    listener: UnixListener,
-    _dir: TempDir,
-}
 
 fn peer() -> (Api, Peer) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("api");
-    let listener = UnixListener::bind(&socket).unwrap();
-    let peer = Peer {
-        listener,
-        _dir: dir,
-    };
+    let peer = Peer::listen(&socket).holding(dir);
     (Api::new(socket), peer)
-}
-
-impl Peer {
-    async fn take(&self) -> (Got, UnixStream) {
-        let (mut stream, _) = self.listener.accept().await.unwrap();
-        let mut bytes = Vec::new();
-        let end = loop {
-            let count = stream.read_buf(&mut bytes).await.unwrap();
-            assert!(count > 0, "the client closed before its request was whole");
-            if let Some(end) = bytes.windows(4).position(|part| part == b"\r\n\r\n") {
-                break end;
-            }
-        };
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-        let mut body = bytes[end + 4..].to_vec();
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            let value = value.parse::<usize>();
-            name.eq_ignore_ascii_case("content-length")
-                .then(|| value.unwrap())
-        });
-        while body.len() < length.unwrap_or(0) {
-            assert!(stream.read_buf(&mut body).await.unwrap() > 0);
-        }
-        let got = Got {
-            line: head.lines().next().unwrap().to_owned(),
-            body: length.map(|_| serde_json::from_slice(&body).unwrap()),
-            head: head.to_ascii_lowercase(),
-        };
-        (got, stream)
-    }
-
-    /// Takes one request, answers `with`, and closes.
-    async fn serve(&self, with: &str) -> Got {
-        let (got, mut stream) = self.take().await;
-        // The client may have what it needs before all is written.
-        let _ = stream.write_all(with.as_bytes()).await;
-        got
-    }
 }
 
 /// One request and its scripted answer.
