@@ -475,6 +475,6 @@ fn a_view_of_what_is_not_there_starts_nothing() {
         ..waiter.launch()
     };
     let slot = bench.reserve::<Process>(waiter.spec.clone());
-    let error = bench.host.spawn(slot, launch).unwrap_err();
+    let error = bench.host.spawn(slot, launch).err().unwrap();
     assert!(error.to_string().contains("/bin/cat"), "{error}");
 }

@@ -258,13 +258,15 @@ async fn a_save_that_fails_leaves_no_image() {
     assert!(failed.unwrap_err().to_string().contains("no such thing"));
     assert!(!image.exists() && !lab.paths.state.exists());
 
-    let serve = peer.serve(&state("Running"));
+    let running = state("Running");
+    let serve = peer.serve(&running);
     let (failed, _) = tokio::join!(machine.save(&image), serve);
     assert!(failed.unwrap_err().to_string().contains("pause it first"));
     assert!(!image.exists());
 
     let unseen = Path::new("/run/image");
-    let serve = peer.serve(&state("Paused"));
+    let paused = state("Paused");
+    let serve = peer.serve(&paused);
     let (failed, _) = tokio::join!(machine.save(unseen), serve);
     assert!(failed.unwrap_err().to_string().contains("/run"));
 

@@ -1,6 +1,11 @@
 //! Loop devices, device-mapper and volumes on the real kernel. Each test has a state directory of its
 //! own, and at its end no device of it may be left.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
 #![allow(clippy::cast_possible_truncation)]
 
 mod bench;
