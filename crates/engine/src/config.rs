@@ -190,6 +190,8 @@ pub struct Paths {
     pub qemu: Option<PathBuf>,
     /// Firecracker's program; none: `COWSLIP_FIRECRACKER`, else `firecracker` on the PATH.
     pub firecracker: Option<PathBuf>,
+    /// Firecracker's jailer; none: `COWSLIP_JAILER`, else `jailer` on the PATH.
+    pub jailer: Option<PathBuf>,
     /// Where probes of this host are remembered.
     pub cache: PathBuf,
 }

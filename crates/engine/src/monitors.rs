@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cowslip_vmm::firecracker::{FirecrackerConfig, FirecrackerVmm};
+use cowslip_vmm::firecracker::{self, FirecrackerConfig, FirecrackerVmm};
 use cowslip_vmm::qemu::{Accelerator, Choice, QemuConfig, QemuVmm};
 use cowslip_vmm::{Vmm, VmmError};
 use tokio::sync::OnceCell;
@@ -100,7 +100,6 @@ impl Monitors for QemuMonitors {
 /// Firecracker, found once and kept.
 struct FirecrackerMonitors {
     config: FirecrackerConfig,
-    isolation: Isolation,
     found: OnceCell<Arc<FirecrackerVmm>>,
 }
 
@@ -109,8 +108,12 @@ impl FirecrackerMonitors {
         Self {
             config: FirecrackerConfig {
                 program: config.paths.firecracker.clone(),
+                jailer: config.paths.jailer.clone(),
+                isolation: match config.machine.isolation {
+                    Isolation::Jail => firecracker::Isolation::Jail,
+                    Isolation::Direct => firecracker::Isolation::Direct,
+                },
             },
-            isolation: config.machine.isolation,
             found: OnceCell::new(),
         }
     }
@@ -119,15 +122,6 @@ impl FirecrackerMonitors {
 #[async_trait]
 impl Monitors for FirecrackerMonitors {
     async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
-        // Less than what is asked for is never given without a word.
-        if self.isolation == Isolation::Jail {
-            return Err(VmmError::Unusable {
-                program: "firecracker".to_owned(),
-                why: "it cannot be jailed by this version of cowslip: to run it without a jail, as the \
-                      engine's user, set isolation = \"direct\" in the configuration's [machine]"
-                    .to_owned(),
-            });
-        }
         let detect = || async { FirecrackerVmm::detect(&self.config).await.map(Arc::new) };
         let vmm = self.found.get_or_try_init(detect).await?;
         Ok(Arc::clone(vmm) as Arc<dyn Vmm>)

@@ -67,7 +67,11 @@ fn processes(instance: InstanceId, rows: &[HandleRow]) -> Result<Vec<Stray>, Hos
         .map(|(pid, sandbox, mark)| Stray {
             kind: Process::KIND.to_owned(),
             what: format!("process {pid} is the machine of sandbox {sandbox}, which has no record"),
-            row: row(Owner::Machine(sandbox), Process::KIND, ProcessSpec { mark }),
+            row: row(
+                Owner::Machine(sandbox),
+                Process::KIND,
+                ProcessSpec::unjailed(mark),
+            ),
         })
         .collect();
     strays.sort_by(|a, b| a.what.cmp(&b.what));

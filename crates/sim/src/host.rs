@@ -74,9 +74,7 @@ impl SimHost {
     }
 
     fn stray_process(&self, pid: u32, sandbox: SandboxId) -> Stray {
-        let spec = ProcessSpec {
-            mark: mark(self.instance, sandbox),
-        };
+        let spec = ProcessSpec::unjailed(mark(self.instance, sandbox));
         Stray {
             kind: Process::KIND.to_owned(),
             what: format!("process {pid} is the machine of sandbox {sandbox}, which has no record"),

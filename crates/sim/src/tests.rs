@@ -127,6 +127,7 @@ impl Bench {
             initramfs: kernel.join("initramfs"),
             command_line: Vec::new(),
             disk: Some(disk),
+            work: self.rig.layout.sandbox(sandbox),
             console_log: self.rig.layout.sandbox(sandbox).join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
@@ -385,6 +386,7 @@ fn minimal(bench: &Bench) -> MachineConfig {
         initramfs: bench.rig.layout.kernel(KERNEL).join("initramfs"),
         command_line: Vec::new(),
         disk: None,
+        work: PathBuf::from("/"),
         console_log: PathBuf::from("/console.log"),
         console_bound: ByteSize::mib(1),
         credentials: None,
@@ -552,9 +554,7 @@ async fn the_host_refuses_what_linux_refuses() {
 async fn a_second_process_of_one_sandbox_is_a_violation() {
     let bench = Bench::new(Backend::Qcow2);
     bench.booted(ONE, 1).await;
-    let spec = ProcessSpec {
-        mark: process::mark(bench.site.ledger.instance(), ONE),
-    };
+    let spec = ProcessSpec::unjailed(process::mark(bench.site.ledger.instance(), ONE));
     let slot = bench
         .site
         .ledger

@@ -70,7 +70,7 @@ impl SimVmm {
             held.settle();
         }
         let mark = mark(site.ledger.instance(), config.sandbox);
-        let spec = ProcessSpec { mark: mark.clone() };
+        let spec = ProcessSpec::unjailed(mark.clone());
         let slot = site.ledger.reserve_over_all::<Process>(owner, spec)?;
         let null = Path::new("/dev/null");
         let output = std::fs::File::open(null).map_err(HostError::path("open", null))?;

@@ -46,6 +46,8 @@ pub struct MachineConfig {
     pub command_line: Vec<String>,
     /// The root disk; none for a machine that only shows that it boots.
     pub disk: Option<DiskChain>,
+    /// A directory of the sandbox's own, on the file system that its images are on.
+    pub work: PathBuf,
     /// Where the guest's console goes.
     pub console_log: PathBuf,
     /// The console log is cut to its newest half when it grows past this many bytes.

@@ -260,6 +260,7 @@ impl Engine {
             initramfs: kernel.join("initramfs"),
             command_line: Vec::new(),
             disk,
+            work: self.site.layout.sandbox(record.id),
             console_log: self.site.layout.sandbox(record.id).join("console.log"),
             console_bound: self.config.machine.console_bound,
             credentials: self.credentials(record.slot),

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use end::{ExitStatus, ended};
 pub(crate) use inspect::find_all;
-pub use view::{Binding, View};
+pub use view::{Binding, Node, View};
 
 use crate::error::HostError;
 use end::end;
@@ -37,6 +37,18 @@ pub struct Process;
 pub struct ProcessSpec {
     /// A word of its command line that no other process has: `cowslip-<instance>-<sandbox>`.
     pub mark: String,
+    /// The root directory that its jail gives it, as its own mount namespace has it; none without a
+    /// jail. Recorded, since what `/proc` says of a process that ends or was replaced is no proof (R49).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+}
+
+impl ProcessSpec {
+    /// A process without a jail.
+    #[must_use]
+    pub fn unjailed(mark: String) -> Self {
+        Self { mark, root: None }
+    }
 }
 
 /// Which process it is.

@@ -17,12 +17,27 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::DeviceNumber;
+
 /// A directory or file of the host, and where the process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// On the host.
     pub source: PathBuf,
-    /// In the process' view. A directory is made; for a file there must be one already, which it covers.
+    /// In the process' view. What is not there is made.
+    pub target: PathBuf,
+}
+
+/// A block device that only the process can open, as the user who is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Which.
+    pub device: DeviceNumber,
+    /// Who owns the node.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Where the process sees it, over a file that is there or is made.
     pub target: PathBuf,
 }
 
@@ -31,15 +46,23 @@ pub struct Binding {
 pub struct View {
     /// A directory of the host that the process sees empty but for what is bound below it.
     pub blank: PathBuf,
+    /// What else it may hold, in bytes, where device nodes and programs work there; none: they do not,
+    /// and there is room for names only.
+    pub jail: Option<u64>,
     /// What is bound below it, in this order.
     pub bindings: Vec<Binding>,
+    /// Nodes made in it, for a view with a jail. They come after the bindings.
+    pub nodes: Vec<Node>,
 }
 
 /// A view in the form that can be set up between fork and exec: no allocation, system calls only.
 #[derive(Debug)]
 pub(super) struct Prepared {
     blank: CString,
+    flags: libc::c_ulong,
+    options: CString,
     bindings: Vec<Bound>,
+    nodes: Vec<Made>,
     /// For one who is not root: contents of `uid_map` and `gid_map`. Only in a user namespace of its
     /// own may such a process mount anything.
     maps: Option<(CString, CString)>,
@@ -48,9 +71,26 @@ pub(super) struct Prepared {
 #[derive(Debug)]
 struct Bound {
     source: CString,
+    place: Place,
+}
+
+/// Where something is put.
+#[derive(Debug)]
+struct Place {
     target: CString,
-    /// Directories to be made, outermost first; none for a file.
+    /// Directories to be made, outermost first.
     parents: Vec<CString>,
+    is_file: bool,
+}
+
+#[derive(Debug)]
+struct Made {
+    device: libc::dev_t,
+    uid: u32,
+    gid: u32,
+    /// Where the node itself lies, which the target shows: its own file system allows devices.
+    node: CString,
+    place: Place,
 }
 
 const MAP_MODE: libc::c_int = libc::O_WRONLY | libc::O_CLOEXEC;
@@ -64,10 +104,20 @@ impl Prepared {
             let map = |id: u32| CString::new(format!("{id} {id} 1"));
             Ok::<_, io::Error>((map(uid.as_raw())?, map(gid.as_raw())?))
         });
+        let nodes = view.nodes.iter().enumerate();
+        let (flags, size) = match view.jail {
+            Some(size) => (libc::MS_NOSUID, size),
+            None => (BARE, NAMES),
+        };
         Ok(Self {
             blank: text(&view.blank)?,
+            flags,
+            options: CString::new(format!("size={size},mode=755"))?,
             bindings: bindings
                 .map(|binding| Bound::new(&view.blank, binding))
+                .collect::<io::Result<_>>()?,
+            nodes: nodes
+                .map(|(index, node)| Made::new(&view.blank, index, node))
                 .collect::<io::Result<_>>()?,
             maps: maps.transpose()?,
         })
@@ -75,6 +125,16 @@ impl Prepared {
 
     /// Sets the view up for the calling process. Between fork and exec.
     pub(super) fn enter(&self) -> io::Result<()> {
+        // Whoever the process becomes goes through the directories that are made.
+        // SAFETY: a system call on an integer; it cannot fail.
+        let mask = unsafe { libc::umask(0o022) };
+        self.set_up()?;
+        // SAFETY: as above.
+        unsafe { libc::umask(mask) };
+        Ok(())
+    }
+
+    fn set_up(&self) -> io::Result<()> {
         let own_user = if self.maps.is_some() {
             libc::CLONE_NEWUSER
         } else {
@@ -94,20 +154,91 @@ impl Prepared {
         for (bound, tree) in self.bindings.iter().zip(&mut trees) {
             *tree = open_tree(&bound.source)?;
         }
-        let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        let options = Some(c"size=64k,mode=755");
-        mount(Some(c"tmpfs"), &self.blank, Some(c"tmpfs"), flags, options)?;
+        let tmpfs = Some(c"tmpfs");
+        mount(tmpfs, &self.blank, tmpfs, self.flags, Some(&self.options))?;
         for (bound, tree) in self.bindings.iter().zip(trees) {
-            for parent in &bound.parents {
-                // SAFETY: a system call on a text that lives across it.
-                match check(unsafe { libc::mkdir(parent.as_ptr(), 0o755) }) {
-                    Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(error),
-                    _ => {}
-                }
+            bound.place.make()?;
+            move_mount(tree, &bound.place.target)?;
+        }
+        for made in &self.nodes {
+            made.place.make()?;
+            // SAFETY: system calls on integers and on a text that lives across them.
+            unsafe {
+                let mode = libc::S_IFBLK | 0o600;
+                check(libc::mknod(made.node.as_ptr(), mode, made.device))?;
+                check(libc::chown(made.node.as_ptr(), made.uid, made.gid))?;
             }
-            move_mount(tree, &bound.target)?;
+            mount(
+                Some(&made.node),
+                &made.place.target,
+                None,
+                libc::MS_BIND,
+                None,
+            )?;
         }
         Ok(())
+    }
+}
+
+/// A blank directory that nothing works in.
+const BARE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+/// Room for names, in bytes.
+const NAMES: u64 = 64 << 10;
+
+impl Place {
+    /// The place of a directory or a file at `target`, which is below `blank`.
+    fn new(blank: &Path, target: &Path, is_file: bool) -> io::Result<Self> {
+        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "a binding outside the view");
+        let below = target.strip_prefix(blank).map_err(|_| outside())?;
+        let parts: Vec<Component<'_>> = below.components().collect();
+        let plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
+        if parts.is_empty() || !parts.iter().all(plain) {
+            return Err(outside());
+        }
+        let mut path = blank.to_owned();
+        let mut parents = Vec::new();
+        for part in &parts[..parts.len() - usize::from(is_file)] {
+            path.push(part);
+            parents.push(text(&path)?);
+        }
+        Ok(Self {
+            target: text(target)?,
+            parents,
+            is_file,
+        })
+    }
+
+    /// Makes what is not there. Between fork and exec.
+    fn make(&self) -> io::Result<()> {
+        for parent in &self.parents {
+            // SAFETY: a system call on a text that lives across it.
+            there(unsafe { libc::mkdir(parent.as_ptr(), 0o755) })?;
+        }
+        if self.is_file {
+            // SAFETY: as above.
+            there(unsafe { libc::mknod(self.target.as_ptr(), libc::S_IFREG | 0o600, 0) })?;
+        }
+        Ok(())
+    }
+}
+
+/// What is there already is fine.
+fn there(result: libc::c_int) -> io::Result<()> {
+    match check(result) {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Made {
+    fn new(blank: &Path, index: usize, node: &Node) -> io::Result<Self> {
+        Ok(Self {
+            device: libc::makedev(node.device.major, node.device.minor),
+            uid: node.uid,
+            gid: node.gid,
+            node: text(&blank.join(format!(".node-{index}")))?,
+            place: Place::new(blank, &node.target, true)?,
+        })
     }
 }
 
@@ -116,26 +247,10 @@ const BINDINGS_MAX: usize = 8;
 
 impl Bound {
     fn new(blank: &Path, binding: &Binding) -> io::Result<Self> {
-        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "a binding outside the view");
-        let below = binding.target.strip_prefix(blank).map_err(|_| outside())?;
-        if !below
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
-        {
-            return Err(outside());
-        }
-        let mut parents = Vec::new();
-        if std::fs::metadata(&binding.source)?.is_dir() {
-            let mut path = blank.to_owned();
-            for part in below.components() {
-                path.push(part);
-                parents.push(text(&path)?);
-            }
-        }
+        let is_file = !std::fs::metadata(&binding.source)?.is_dir();
         Ok(Self {
             source: text(&binding.source)?,
-            target: text(&binding.target)?,
-            parents,
+            place: Place::new(blank, &binding.target, is_file)?,
         })
     }
 }
@@ -143,9 +258,12 @@ impl Bound {
 impl View {
     /// Refuses a view that cannot be set up.
     pub(super) fn prepare(&self) -> io::Result<Prepared> {
+        let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if self.bindings.len() > BINDINGS_MAX {
-            let why = "more bindings than a view can have";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            return invalid("more bindings than a view can have");
+        }
+        if self.jail.is_none() && !self.nodes.is_empty() {
+            return invalid("device nodes in a view where none works");
         }
         Prepared::new(self)
     }
@@ -241,16 +359,18 @@ mod tests {
         let prepared = |target: &str| {
             View {
                 blank: "/run".into(),
+                jail: None,
                 bindings: vec![Binding {
                     source: "/".into(),
                     target: target.into(),
                 }],
+                nodes: Vec::new(),
             }
             .prepare()
         };
         let good = prepared("/run/cowslip/self").unwrap();
         assert_eq!(
-            good.bindings[0].parents,
+            good.bindings[0].place.parents,
             [c"/run/cowslip".to_owned(), c"/run/cowslip/self".to_owned()]
         );
         for bad in ["/etc", "/run/../etc", "run/x"] {
@@ -262,10 +382,12 @@ mod tests {
     fn what_is_not_there_cannot_be_bound() {
         let view = View {
             blank: "/run".into(),
+            jail: None,
             bindings: vec![Binding {
                 source: "/nonexistent".into(),
                 target: "/run/x".into(),
             }],
+            nodes: Vec::new(),
         };
         assert!(view.prepare().is_err());
     }

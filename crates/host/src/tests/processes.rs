@@ -31,7 +31,7 @@ impl Waiter {
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from(0o666)).unwrap();
         Self {
             pipe,
-            spec: ProcessSpec { mark },
+            spec: ProcessSpec::unjailed(mark),
         }
     }
 
@@ -246,9 +246,7 @@ fn a_process_that_denies_its_mark_is_neither_killed_nor_taken_for_gone() {
     let waiter = Waiter::new(&bench);
     let (row, identity) = waiter.start(&bench);
     let mut unmarked = row.clone();
-    let other = ProcessSpec {
-        mark: mark(InstanceId::from_bits(1), ID),
-    };
+    let other = ProcessSpec::unjailed(mark(InstanceId::from_bits(1), ID));
     unmarked.spec = serde_json::to_value(other).unwrap();
     assert_eq!(bench.probe(&unmarked), Presence::Foreign);
     let error = bench.host.release(&unmarked).unwrap_err();
@@ -427,16 +425,16 @@ async fn a_process_sees_its_own_directory_where_all_do_and_the_host_sees_nothing
     };
     let view = View {
         blank: "/run".into(),
+        jail: None,
         bindings: vec![
             bind(at("own"), "/run/cowslip-view/self"),
             bind(at("elsewhere"), "/run/cowslip-view/self/disk"),
         ],
+        nodes: Vec::new(),
     };
     let script = "cd /run/cowslip-view/self && cat disk && ls /run && echo made >new";
     let output = StdFile::create(at("output")).unwrap();
-    let spec = ProcessSpec {
-        mark: mark(bench.ledger.instance(), ID),
-    };
+    let spec = ProcessSpec::unjailed(mark(bench.ledger.instance(), ID));
     let launch = Launch {
         program: "/bin/sh".into(),
         arguments: vec!["-ec".to_owned(), script.to_owned(), spec.mark.clone()],
@@ -465,10 +463,12 @@ fn a_view_of_what_is_not_there_starts_nothing() {
     let waiter = Waiter::new(&bench);
     let view = View {
         blank: "/run".into(),
+        jail: None,
         bindings: vec![Binding {
             source: "/nonexistent".into(),
             target: "/run/self".into(),
         }],
+        nodes: Vec::new(),
     };
     let launch = Launch {
         view: Some(view),

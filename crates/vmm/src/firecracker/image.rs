@@ -18,8 +18,7 @@ const TRAILER: u64 = 16;
 const STATE_MAX: u64 = 64 << 20;
 
 /// Puts the device state in the file `state` behind the memory. Gives the image's length.
-pub(super) fn seal(image: &mut File, state: &Path) -> io::Result<u64> {
-    let mut state = File::open(state)?;
+pub(super) fn seal(image: &mut File, mut state: &File) -> io::Result<u64> {
     image.seek(SeekFrom::End(0))?;
     let length = io::copy(&mut state, image)?;
     image.write_all(&length.to_le_bytes())?;
@@ -27,8 +26,8 @@ pub(super) fn seal(image: &mut File, state: &Path) -> io::Result<u64> {
     image.stream_position()
 }
 
-/// Writes the device state of `image` to the new file `state`.
-pub(super) fn extract(image: &Path, state: &Path) -> io::Result<()> {
+/// Writes the device state of `image` to the new file `state`, and gives that.
+pub(super) fn extract(image: &Path, state: &Path) -> io::Result<File> {
     let bad = |why| io::Error::new(io::ErrorKind::InvalidData, why);
     let mut file = File::open(image)?;
     let whole = file.metadata()?.len();
@@ -53,7 +52,7 @@ pub(super) fn extract(image: &Path, state: &Path) -> io::Result<()> {
         .open(state)?;
     file.seek(SeekFrom::Start(from))?;
     io::copy(&mut file.take(length), &mut to)?;
-    Ok(())
+    Ok(to)
 }
 
 #[cfg(test)]
@@ -67,7 +66,8 @@ mod tests {
         std::fs::write(at("image"), vec![7; 8192]).unwrap();
         std::fs::write(at("state"), b"device state").unwrap();
         let mut file = OpenOptions::new().write(true).open(at("image")).unwrap();
-        let length = seal(&mut file, &at("state")).unwrap();
+        let state = File::open(at("state")).unwrap();
+        let length = seal(&mut file, &state).unwrap();
         assert_eq!(length, std::fs::metadata(at("image")).unwrap().len());
         extract(&at("image"), &at("again")).unwrap();
         assert_eq!(std::fs::read(at("again")).unwrap(), b"device state");

@@ -1,17 +1,19 @@
 //! Starting the process: the place of its disk, its console's pipe, its row written before it runs.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-use cowslip_host::process::{self, Launch, Process, ProcessSpec};
+use cowslip_host::process::{self, Binding, Launch, Process, ProcessSpec, View};
 use cowslip_host::{Device, Directory, Site};
 use cowslip_ledger::{Held, LedgerError, Owner, Resource};
 use cowslip_model::{DiskChain, DiskFormat, HandleId, SandboxId};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
-use super::paths::{self, Paths};
+use super::jail::Jail;
+use super::paths::{BLANK, Paths, SELF, seen};
+use super::program::Programs;
 use crate::{MachineConfig, VmmError};
 
 /// A started process; whoever drops it unsettled leaves it to the reaper.
@@ -26,54 +28,106 @@ impl Acquired {
     }
 }
 
+/// How a machine is to begin.
+#[derive(Debug, Clone)]
+pub(super) enum Beginning {
+    Boot,
+    Image(PathBuf),
+}
+
 /// Starts Firecracker, without a machine. Blocking.
 pub(super) fn acquire(
-    program: &Path,
+    programs: &Programs,
     site: &Site,
     config: &MachineConfig,
+    beginning: &Beginning,
 ) -> Result<Acquired, VmmError> {
     let paths = Paths::new(&site.layout, config.sandbox);
     let disk = config.disk.as_ref().map(device).transpose()?;
-    if disk.is_some() {
-        make_place(&paths.disk)?;
-    }
     let mark = process::mark(site.ledger.instance(), config.sandbox);
+    let output = make_console(&paths.console)?.into();
+    let mut arguments = Vec::new();
+    let mut spec = ProcessSpec::unjailed(mark.clone());
+    let (program, view) = match &programs.jailer {
+        Some(jailer) => {
+            let user = config.credentials.as_ref().ok_or_else(no_user)?;
+            let jail = Jail {
+                firecracker: &programs.firecracker,
+                user,
+                id: &mark,
+            };
+            spec.root = Some(jail.root());
+            arguments.extend(jail.arguments(config));
+            (jailer, jail.view(&paths, config, beginning)?)
+        }
+        None => {
+            arguments.extend(["--id".to_owned(), mark.clone()]);
+            (&programs.firecracker, open_view(&paths, disk)?)
+        }
+    };
+    arguments.extend(own_arguments());
     let launch = Launch {
-        program: program.to_owned(),
-        arguments: arguments(&mark),
+        program: program.path.clone(),
+        arguments,
         environment: Vec::new(),
         inherit: Vec::new(),
-        output: make_console(&paths.console)?.into(),
-        // In direct mode it reads images and writes them by path, as the engine does.
+        output,
+        // The jailer changes it. In direct mode Firecracker reads images and writes them by path, as the
+        // engine does.
         credentials: None,
-        view: Some(paths.view(disk)),
+        view: Some(view),
     };
     let needs = needs(site, config.sandbox)?;
     let owner = Owner::Machine(config.sandbox);
-    let slot = site
-        .ledger
-        .reserve::<Process>(owner, ProcessSpec { mark }, &needs)?;
+    let slot = site.ledger.reserve::<Process>(owner, spec, &needs)?;
     let process = site.host.spawn(slot, launch)?;
     Ok(Acquired { process })
 }
 
-fn arguments(mark: &str) -> Vec<String> {
-    let text = |path: std::path::PathBuf| path.display().to_string();
-    let api = text(paths::api());
-    let log = text(paths::log());
+pub(super) fn no_user() -> VmmError {
+    VmmError::Unusable {
+        program: "the jailer".to_owned(),
+        why:
+            "only root can start it: run the engine as root, or set isolation = \"direct\" in the \
+              configuration's [machine]"
+                .to_owned(),
+    }
+}
+
+/// What it sees in direct mode: the host, and under the constant path its own.
+fn open_view(paths: &Paths, disk: Option<&Path>) -> Result<View, VmmError> {
+    let directory = &paths.directory;
+    let made = DirBuilder::new().mode(0o700).create(directory);
+    made.map_err(failed("make", directory))?;
+    let own = Binding {
+        source: directory.clone(),
+        target: SELF.into(),
+    };
+    let disk = disk.map(|disk| Binding {
+        source: disk.to_owned(),
+        target: seen::disk(),
+    });
+    Ok(View {
+        blank: BLANK.into(),
+        jail: None,
+        bindings: [own].into_iter().chain(disk).collect(),
+        nodes: Vec::new(),
+    })
+}
+
+/// Firecracker's own, but for its id.
+fn own_arguments() -> [String; 7] {
+    let text = |path: PathBuf| path.display().to_string();
     // `Info` is what `Api::wait` needs: a line is written when the socket is listened on.
-    let words = [
-        "--id",
-        mark,
-        "--api-sock",
-        &api,
-        "--log-path",
-        &log,
-        "--level",
-        "Info",
-        "--show-level",
-    ];
-    words.map(str::to_owned).to_vec()
+    [
+        "--api-sock".to_owned(),
+        text(seen::api()),
+        "--log-path".to_owned(),
+        text(seen::log()),
+        "--level".to_owned(),
+        "Info".to_owned(),
+        "--show-level".to_owned(),
+    ]
 }
 
 /// The file or block device that is the whole disk. Firecracker reads no format of layers.
@@ -87,17 +141,6 @@ fn device(chain: &DiskChain) -> Result<&Path, VmmError> {
         path: chain.top.path.clone(),
         source: io::ErrorKind::Unsupported.into(),
     })
-}
-
-/// An empty file that the disk covers in the machine's view.
-fn make_place(path: &Path) -> Result<(), VmmError> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
-        .map_err(failed("make", path))
 }
 
 /// A pipe for the console, open at both ends for Firecracker: while no engine reads it fills, and what
@@ -114,7 +157,7 @@ fn make_console(path: &Path) -> Result<File, VmmError> {
         .map_err(failed("open", path))
 }
 
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
+pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
     let path = path.to_owned();
     move |source| VmmError::File {
         operation,

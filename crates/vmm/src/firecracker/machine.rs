@@ -7,34 +7,39 @@
 //!
 //! A saved machine goes on by [`Machine::resume`], whatever became of the image.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cowslip_host::process::{ProcessIdentity, ProcessSpec};
+use cowslip_host::process::{Credentials, ProcessIdentity, ProcessSpec};
 use cowslip_model::{DiskLayer, Durability, SandboxId};
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::api::{
     Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
     MachineConfiguration, SnapshotCreate, SnapshotKind, SnapshotLoad, Vsock,
 };
-use super::paths::{self, Paths};
-use super::{ending, image, vsock};
+use super::paths::{self, Exchange, Paths, seen};
+use super::{ending, image, jail, vsock};
 use crate::console::{self, BoundedLog};
 use crate::ending::Ending;
-use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError, blocking};
+use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError, blocking, words};
 
 /// How long a process may take until it listens, in seconds. It takes some 10 ms; this only ends a
 /// start that would hang for ever.
 const START_BOUND_SECONDS: u64 = 60;
+/// How long what a process printed may take to arrive after its end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Lines of it that an error shows.
+const LAST_LINES: usize = 4;
 /// Port on which the agent listens in the guest (`cowslip_proto::limits::VSOCK_PORT`).
 const AGENT_PORT: u32 = 10_320;
 /// The guest's vsock address; the least there is, since no two machines share a socket.
@@ -58,12 +63,19 @@ const COMMAND_LINE: &[&str] = &[
 pub(super) struct FirecrackerMachine {
     sandbox: SandboxId,
     paths: Paths,
+    /// Where it saves to, in a jail.
+    exchange: Option<Exchange>,
+    /// Who reads the device state of an image: the user of its jail.
+    user: Option<Credentials>,
     ending: Ending,
     api: Api,
     disk: Option<(PathBuf, Durability)>,
     /// The present agent channel, to end it when the next is opened.
     agent: Mutex<Option<OwnedFd>>,
     console: JoinHandle<()>,
+    console_log: PathBuf,
+    /// Closes when all that the process printed is in the console's log.
+    printed: watch::Receiver<()>,
 }
 
 impl Drop for FirecrackerMachine {
@@ -81,21 +93,17 @@ impl FirecrackerMachine {
         process: ProcessSpec,
         identity: ProcessIdentity,
     ) -> Result<Self, VmmError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| VmmError::File {
-                operation: "open",
-                path,
-                source,
-            }
-        };
         let log = BoundedLog::open(&config.console_log, config.console_bound.bytes())
-            .map_err(failed(&config.console_log))?;
+            .map_err(failed("open", &config.console_log))?;
         let console = pipe::OpenOptions::new()
             .open_receiver(&paths.console)
-            .map_err(failed(&paths.console))?;
+            .map_err(failed("open", &paths.console))?;
+        let jailed = process.root.is_some();
+        let (printing, printed) = watch::channel(());
         let ending = ending::watch(config.sandbox, process, identity, paths.log.clone());
         Ok(Self {
+            exchange: jailed.then(|| Exchange::new(&config.work)),
+            user: config.credentials.clone().filter(|_| jailed),
             sandbox: config.sandbox,
             ending,
             api: Api::new(paths.api.clone()),
@@ -104,7 +112,12 @@ impl FirecrackerMachine {
                 .as_ref()
                 .map(|chain| (chain.top.path.clone(), chain.durability)),
             agent: Mutex::new(None),
-            console: tokio::spawn(console::drain(console, log)),
+            console: tokio::spawn(async move {
+                console::drain(console, log).await;
+                drop(printing);
+            }),
+            console_log: config.console_log.clone(),
+            printed,
             paths,
         })
     }
@@ -115,7 +128,10 @@ impl FirecrackerMachine {
         let sandbox = self.sandbox;
         tokio::select! {
             biased;
-            detail = self.ending.ended() => Err(VmmError::Ended { operation: OPERATION, sandbox, detail }),
+            detail = self.ending.ended() => {
+                let detail = self.with_what_it_printed(detail).await;
+                Err(VmmError::Ended { operation: OPERATION, sandbox, detail })
+            }
             waited = Api::wait(self.paths.api.clone()) => match waited {
                 Ok(_) => Ok(()),
                 Err(error) => Err(self.explain(OPERATION, error).await),
@@ -128,11 +144,26 @@ impl FirecrackerMachine {
         }
     }
 
+    /// Adds what a process printed that ended before it had a machine: the jailer says there what it
+    /// could not do.
+    async fn with_what_it_printed(&self, detail: Option<String>) -> Option<String> {
+        let mut printed = self.printed.clone();
+        // Its end is the channel's; a process of its own that it left could keep the pipe open.
+        let all = async { while printed.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, all).await;
+        let lines = words::last_lines(&self.console_log);
+        let newest = &lines[lines.len().saturating_sub(LAST_LINES)..];
+        let all: Vec<String> = detail.into_iter().chain(newest.iter().cloned()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
     /// Makes the machine and lets it boot.
     pub(super) async fn boot(&self, config: &MachineConfig) -> Result<(), VmmError> {
         const OPERATION: &str = "boot";
-        for path in [&config.kernel, &config.initramfs] {
-            self.require_seen(OPERATION, path)?;
+        if self.exchange.is_none() {
+            for path in [&config.kernel, &config.initramfs] {
+                self.require_seen(OPERATION, path)?;
+            }
         }
         match self.configure(config).await {
             Ok(()) => Ok(()),
@@ -147,16 +178,20 @@ impl FirecrackerMachine {
             track_dirty_pages: false,
         };
         self.api.machine(&machine).await?;
+        let (kernel, initramfs) = match &self.exchange {
+            Some(_) => (seen::kernel(), seen::initramfs()),
+            None => (config.kernel.clone(), config.initramfs.clone()),
+        };
         let source = BootSource {
-            kernel_image_path: config.kernel.clone(),
-            initrd_path: Some(config.initramfs.clone()),
+            kernel_image_path: kernel,
+            initrd_path: Some(initramfs),
             boot_args: command_line(&config.command_line),
         };
         self.api.boot_source(&source).await?;
         if let Some((_, durability)) = &self.disk {
             let drive = Drive {
                 drive_id: DISK.to_owned(),
-                path_on_host: paths::disk(),
+                path_on_host: seen::disk(),
                 is_root_device: false,
                 is_read_only: false,
                 cache_type: match durability {
@@ -168,7 +203,7 @@ impl FirecrackerMachine {
         }
         let vsock = Vsock {
             guest_cid: GUEST_CID,
-            uds_path: paths::vsock(),
+            uds_path: seen::vsock(),
         };
         self.api.vsock(&vsock).await?;
         self.api.entropy(&Entropy {}).await?;
@@ -184,10 +219,20 @@ impl FirecrackerMachine {
     /// Makes the machine from `image`; its vCPUs stand still.
     pub(super) async fn load(&self, image: &Path) -> Result<(), VmmError> {
         const OPERATION: &str = "restore";
-        self.require_seen(OPERATION, image)?;
+        let memory = if self.exchange.is_some() {
+            seen::image()
+        } else {
+            self.require_seen(OPERATION, image)?;
+            image.to_owned()
+        };
         let (from, to) = (image.to_owned(), self.paths.state.clone());
+        let user = self.user.as_ref().map(|user| (user.uid, user.gid));
         blocking(move || {
-            image::extract(&from, &to).map_err(|source| VmmError::File {
+            let extracted = image::extract(&from, &to).and_then(|state| match user {
+                Some((uid, gid)) => fchown(&state, Some(uid), Some(gid)),
+                None => Ok(()),
+            });
+            extracted.map_err(|source| VmmError::File {
                 operation: "read the device state of the image",
                 path: from,
                 source,
@@ -195,8 +240,8 @@ impl FirecrackerMachine {
         })
         .await?;
         let load = SnapshotLoad {
-            state: paths::state(),
-            memory: image.to_owned(),
+            state: seen::state(),
+            memory,
             track_dirty_pages: false,
             // The path that the image names is this machine's own too.
             vsock: None,
@@ -219,38 +264,63 @@ impl FirecrackerMachine {
     }
 
     /// Has an image written by Firecracker and put together.
-    async fn write(&self, image: &Path, file: File) -> Result<u64, VmmError> {
+    async fn write(&self, image: &Path) -> Result<u64, VmmError> {
         const OPERATION: &str = "save";
-        self.remove_state();
-        let create = SnapshotCreate {
+        let create = |memory, state| SnapshotCreate {
             snapshot_type: SnapshotKind::Full,
-            snapshot_path: paths::state(),
-            mem_file_path: image.to_owned(),
+            snapshot_path: state,
+            mem_file_path: memory,
+        };
+        let (create, state) = match &self.exchange {
+            Some(exchange) => {
+                let create = create(seen::exchanged_memory(), seen::exchanged_state());
+                (create, exchange.state.clone())
+            }
+            None => {
+                self.require_seen(OPERATION, image)?;
+                let made = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(image);
+                made.map_err(failed("create the image", image))?;
+                (
+                    create(image.to_owned(), seen::state()),
+                    self.paths.state.clone(),
+                )
+            }
         };
         if let Err(error) = self.api.create_snapshot(&create).await {
             return Err(self.explain(OPERATION, error).await);
         }
-        let (state, image) = (self.paths.state.clone(), image.to_owned());
+        let (exchange, image) = (self.exchange.clone(), image.to_owned());
         blocking(move || {
-            let mut file = file;
-            image::seal(&mut file, &state).map_err(|source| VmmError::File {
-                operation: "put the device state into the image",
-                path: image,
-                source,
-            })
+            let state = jail::open(&state)?;
+            let mut file = match &exchange {
+                Some(exchange) => jail::take_out(exchange, &image)?,
+                None => OpenOptions::new()
+                    .write(true)
+                    .open(&image)
+                    .map_err(failed("open the image", &image))?,
+            };
+            image::seal(&mut file, &state)
+                .map_err(failed("put the device state into the image", &image))
         })
         .await
     }
 
+    /// What a save leaves beside the image, or an earlier one left, is of no use to anyone.
+    fn clear(&self) {
+        self.remove_state();
+        if let Some(exchange) = &self.exchange {
+            remove(&exchange.memory);
+            remove(&exchange.state);
+        }
+    }
+
     /// Device state is of no use to anyone outside its image.
     fn remove_state(&self) {
-        match std::fs::remove_file(&self.paths.state) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let path = self.paths.state.display();
-                tracing::warn!(%path, %error, "device state could not be removed");
-            }
-            _ => {}
-        }
+        remove(&self.paths.state);
     }
 
     async fn run_state(&self, operation: &'static str) -> Result<RunState, VmmError> {
@@ -291,6 +361,24 @@ impl FirecrackerMachine {
     }
 }
 
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VmmError {
+    let path = path.to_owned();
+    move |source| VmmError::File {
+        operation,
+        path,
+        source,
+    }
+}
+
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a part of an image could not be removed");
+        }
+        _ => {}
+    }
+}
+
 /// The guest kernel's command line; later words win, so the caller's come last.
 fn command_line(words: &[String]) -> String {
     let own = COMMAND_LINE.iter().copied();
@@ -324,24 +412,16 @@ impl Machine for FirecrackerMachine {
         if self.run_state(OPERATION).await? == RunState::Running {
             return Err(self.refused(OPERATION, "the machine runs: pause it first".to_owned()));
         }
-        self.require_seen(OPERATION, image)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(image)
-            .map_err(|source| VmmError::File {
-                operation: "create the image",
-                path: image.to_owned(),
-                source,
-            })?;
-        let written = self.write(image, file).await;
-        self.remove_state();
+        if image.symlink_metadata().is_ok() {
+            let exists = std::io::ErrorKind::AlreadyExists.into();
+            return Err(failed("create the image", image)(exists));
+        }
+        self.clear();
+        let written = self.write(image).await;
+        self.clear();
         if written.is_err() {
             // Part of an image is of no use to anyone, and the disk may be full.
-            if let Err(error) = std::fs::remove_file(image) {
-                tracing::warn!(path = %image.display(), %error, "a broken image could not be removed");
-            }
+            remove(image);
         }
         written
     }

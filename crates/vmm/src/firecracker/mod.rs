@@ -1,22 +1,26 @@
-//! Firecracker as the monitor, in direct mode: a process of the engine's own user.
+//! Firecracker as the monitor: in a jail, or in direct mode, as a process of the engine's own user.
 //!
 //! ```text
-//!   program   which Firecracker, which version      launch   its view, its console, its process
-//!   paths     the constant path, and the host's     image    memory and device state in one file
+//!   program   which Firecracker, which jailer        launch   its view, its console, its process
+//!   paths     the constant paths, and the host's     jail     what a jail is made of
+//!   image     memory and device state in one file    socket   sockets that something hostile made
 //!   machine   one running Firecracker ─ api (control), vsock (the agent), ending
 //! ```
 //!
 //! Device state names the disk and the vsock socket by path. So that one image can be restored many
-//! times at once, every Firecracker sees its own runtime directory at one constant path, in a mount
-//! namespace of its own. Nothing here ends a machine; that is the engine's, by unwinding its owner.
+//! times at once, and in either mode, every Firecracker sees its own runtime directory at one constant
+//! path, in a mount namespace of its own. Nothing here ends a machine; that is the engine's, by
+//! unwinding its owner.
 
 pub mod api;
 mod ending;
 mod image;
+mod jail;
 mod launch;
 mod machine;
 mod paths;
 mod program;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod vsock;
@@ -32,9 +36,10 @@ use cowslip_ledger::{HandleState, LedgerError, MonitorInfo, Owner, Resource};
 
 pub use program::{Version, VersionError};
 
+use launch::Beginning;
 use machine::FirecrackerMachine;
 use paths::Paths;
-use program::Program;
+use program::Programs;
 
 use crate::{Machine, MachineConfig, Vmm, VmmError, blocking};
 
@@ -47,39 +52,87 @@ const MACHINE: &str = "mmio";
 /// Names the program where the configuration does not.
 const PROGRAM_VARIABLE: &str = "COWSLIP_FIRECRACKER";
 
+/// Names the jailer where the configuration does not.
+const JAILER_VARIABLE: &str = "COWSLIP_JAILER";
+
+/// How Firecracker is kept apart from the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// By its jailer: a root directory, a user and a mount namespace of its own.
+    #[default]
+    Jail,
+    /// By a mount namespace and its seccomp filter only; it runs as the engine's user.
+    Direct,
+}
+
 /// What the configuration says of Firecracker.
 #[derive(Debug, Clone, Default)]
 pub struct FirecrackerConfig {
     /// The program's absolute path; none: `COWSLIP_FIRECRACKER`, else `firecracker` on the PATH.
     pub program: Option<PathBuf>,
+    /// The jailer's; none: `COWSLIP_JAILER`, else `jailer` on the PATH.
+    pub jailer: Option<PathBuf>,
+    /// Whether there is a jail. Less than what is asked for is never given.
+    pub isolation: Isolation,
 }
 
 /// Firecracker on this host.
 #[derive(Debug)]
 pub struct FirecrackerVmm {
-    program: Program,
+    programs: Programs,
 }
 
 impl FirecrackerVmm {
-    /// Finds Firecracker and reads its version.
+    /// Finds Firecracker, and the jailer where there is to be a jail.
     ///
     /// # Errors
-    /// [`VmmError::Unusable`] where there is no Firecracker, an old one, or no KVM.
+    /// [`VmmError::Unusable`] where there is no Firecracker, an old one, no KVM, or no jail though there
+    /// is to be one.
     pub async fn detect(config: &FirecrackerConfig) -> Result<Self, VmmError> {
-        let given = config
-            .program
-            .clone()
-            .or_else(|| std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from));
-        let path = program::locate(given.as_deref(), std::env::var_os("PATH").as_deref())?;
-        let program = program::inspect(path).await?;
+        let path = std::env::var_os("PATH");
+        let find = |name, given: &Option<PathBuf>, variable| {
+            let given = given.clone();
+            let given = given.or_else(|| std::env::var_os(variable).map(PathBuf::from));
+            program::locate(name, given.as_deref(), path.as_deref())
+        };
+        let found = find(program::NAME, &config.program, PROGRAM_VARIABLE)?;
+        let firecracker = program::inspect(program::NAME, found).await?;
+        let jailer = match config.isolation {
+            Isolation::Direct => None,
+            Isolation::Jail => {
+                if !cowslip_host::process::is_root() {
+                    return Err(launch::no_user());
+                }
+                let found = find(program::JAILER, &config.jailer, JAILER_VARIABLE)
+                    .map_err(program::or_direct)?;
+                let jailer = program::inspect(program::JAILER, found).await?;
+                if jailer.version != firecracker.version {
+                    let (own, other) = (&jailer.version, &firecracker.version);
+                    return Err(program::unusable(
+                        &jailer.path,
+                        format_args!(
+                            "it is version {own}, and Firecracker is version {other}: use those of one \
+                             release"
+                        ),
+                    ));
+                }
+                program::require_static(&firecracker)?;
+                Some(jailer)
+            }
+        };
         program::require_kvm()?;
-        Ok(Self { program })
+        Ok(Self {
+            programs: Programs {
+                firecracker,
+                jailer,
+            },
+        })
     }
 
     /// Firecracker's version.
     #[must_use]
     pub fn version(&self) -> &Version {
-        &self.program.version
+        &self.programs.firecracker.version
     }
 
     /// Starts the process and connects to it; it has no machine yet.
@@ -87,11 +140,11 @@ impl FirecrackerVmm {
         &self,
         site: &Site,
         config: &MachineConfig,
+        beginning: Beginning,
     ) -> Result<(FirecrackerMachine, launch::Acquired), VmmError> {
-        let program = self.program.path.clone();
         let acquired = {
-            let (site, config) = (site.clone(), config.clone());
-            blocking(move || launch::acquire(&program, &site, &config)).await?
+            let (programs, site, config) = (self.programs.clone(), site.clone(), config.clone());
+            blocking(move || launch::acquire(&programs, &site, &config, &beginning)).await?
         };
         let paths = Paths::new(&site.layout, config.sandbox);
         let (spec, identity) = (
@@ -109,7 +162,7 @@ impl Vmm for FirecrackerVmm {
     fn info(&self) -> MonitorInfo {
         MonitorInfo {
             kind: KIND.to_owned(),
-            version: self.program.version.to_string(),
+            version: self.programs.firecracker.version.to_string(),
             accelerator: ACCELERATOR.to_owned(),
             machine: MACHINE.to_owned(),
         }
@@ -124,8 +177,8 @@ impl Vmm for FirecrackerVmm {
         site: &Site,
         config: &MachineConfig,
     ) -> Result<Arc<dyn Machine>, VmmError> {
-        self.program.boots(&config.kernel)?;
-        let (machine, acquired) = self.start(site, config).await?;
+        self.programs.firecracker.boots(&config.kernel)?;
+        let (machine, acquired) = self.start(site, config, Beginning::Boot).await?;
         machine.boot(config).await?;
         acquired.settle();
         Ok(Arc::new(machine))
@@ -137,7 +190,8 @@ impl Vmm for FirecrackerVmm {
         config: &MachineConfig,
         image: &Path,
     ) -> Result<Arc<dyn Machine>, VmmError> {
-        let (machine, acquired) = self.start(site, config).await?;
+        let beginning = Beginning::Image(image.to_owned());
+        let (machine, acquired) = self.start(site, config, beginning).await?;
         machine.load(image).await?;
         acquired.settle();
         Ok(Arc::new(machine))

@@ -33,6 +33,40 @@ fn only_the_same_release_restores() {
     assert!(compare(&other, &present).is_err());
 }
 
+/// A jail is what is asked for unless the configuration says otherwise, and nothing less is given.
+#[tokio::test]
+async fn nobody_is_run_without_a_jail_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = |name: &str, says: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).unwrap();
+        path
+    };
+    let firecracker = program("firecracker", "Firecracker v1.17.0");
+    let refused = async |jailer: PathBuf| {
+        let config = FirecrackerConfig {
+            program: Some(firecracker.clone()),
+            jailer: Some(jailer),
+            ..FirecrackerConfig::default()
+        };
+        FirecrackerVmm::detect(&config)
+            .await
+            .unwrap_err()
+            .to_string()
+    };
+    let error = refused(dir.path().join("nothing")).await;
+    assert!(error.contains("isolation = \"direct\""), "{error}");
+    if cowslip_host::process::is_root() {
+        let error = refused(program("jailer", "Jailer v1.16.1")).await;
+        assert!(
+            error.contains("1.16.1") && error.contains("1.17.0"),
+            "{error}"
+        );
+    }
+}
+
 const MARK: &str = "cowslip-00000000000000aa-0000000000000001";
 const FAULT: &str = r#"{"fault_message":"no such thing"}"#;
 
@@ -84,6 +118,7 @@ impl Lab {
                 size: 1 << 20,
                 durability: Durability::default(),
             }),
+            work: self.dir.path().join("work"),
             console_log: self.dir.path().join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
@@ -99,9 +134,7 @@ impl Lab {
             start_time: rest.split_whitespace().nth(19).unwrap().parse().unwrap(),
             boot_id: boot_id(),
         };
-        let spec = ProcessSpec {
-            mark: MARK.to_owned(),
-        };
+        let spec = ProcessSpec::unjailed(MARK.to_owned());
         FirecrackerMachine::connect(self.paths.clone(), &self.config(), spec, identity).unwrap()
     }
 
@@ -163,7 +196,7 @@ async fn a_machine_is_made_of_constant_paths() {
 
 #[tokio::test]
 async fn whatever_is_refused_at_a_start_is_told() {
-    for count in 0..BOOT.len() {
+    for (count, refused) in BOOT.into_iter().enumerate() {
         let lab = Lab::new();
         let (machine, peer) = (lab.machine(), lab.peer());
         let config = lab.config();
@@ -178,10 +211,10 @@ async fn whatever_is_refused_at_a_start_is_told() {
         assert!(matches!(&error, VmmError::Refused { .. }), "{error:?}");
         let text = error.to_string();
         assert!(
-            text.contains(BOOT[count]) && text.contains("no such thing"),
+            text.contains(refused) && text.contains("no such thing"),
             "{text}"
         );
-        assert!(got.line.starts_with(BOOT[count]));
+        assert!(got.line.starts_with(refused));
     }
 }
 
@@ -296,7 +329,8 @@ async fn an_image_that_cannot_be_loaded_is_named() {
 
     let mut file = std::fs::File::create(&image).unwrap();
     std::fs::write(&lab.paths.state, "state").unwrap();
-    image::seal(&mut file, &lab.paths.state).unwrap();
+    let state = std::fs::File::open(&lab.paths.state).unwrap();
+    image::seal(&mut file, &state).unwrap();
     std::fs::remove_file(&lab.paths.state).unwrap();
     let answer = with_body(400, FAULT);
     let (failed, _) = tokio::join!(machine.load(&image), peer.serve(&answer));

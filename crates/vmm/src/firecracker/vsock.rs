@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::socket;
+
 /// The longest answer: `OK` and a port.
 const ANSWER_MAX: usize = 32;
 /// Between two tries. Firecracker holds a request until the guest has a driver; in the moment between
@@ -26,7 +28,7 @@ pub(super) async fn connect(socket: &Path, port: u32) -> io::Result<UnixStream> 
 
 /// None where the guest does not listen.
 async fn attempt(socket: &Path, port: u32) -> io::Result<Option<UnixStream>> {
-    let mut stream = UnixStream::connect(socket).await?;
+    let mut stream = socket::connect(socket).await?;
     let request = format!("CONNECT {port}\n");
     if let Err(error) = stream.write_all(request.as_bytes()).await {
         return refused(error);

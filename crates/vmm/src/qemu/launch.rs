@@ -134,7 +134,7 @@ pub(super) fn acquire(
         .collect();
     let slot = site.ledger.reserve::<Process>(
         Owner::Machine(config.sandbox),
-        ProcessSpec { mark },
+        ProcessSpec::unjailed(mark),
         &needs,
     )?;
     let process = site.host.spawn(slot, launch)?;

@@ -92,6 +92,7 @@ impl Lab {
             initramfs: self.guest.initramfs.clone(),
             command_line: Vec::new(),
             disk,
+            work: self.dir().to_owned(),
             console_log: self.dir().join(format!("console-{sandbox}.log")),
             console_bound: ByteSize::mib(1),
             credentials: self.credentials.clone(),

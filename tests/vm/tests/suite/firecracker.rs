@@ -1,25 +1,31 @@
-//! Sandboxes in Firecracker, without a jail, on devices.
+//! Sandboxes in Firecracker, in a jail and without one, on devices.
 
 use cowslip_e2e::{Instance, Kernel, Setup};
 use cowslip_model::api::{Checkpoint, Sandbox};
 
+const JAIL: &str = "vmm = \"firecracker\"";
+const DIRECT: &str = "vmm = \"firecracker\"\nisolation = \"direct\"";
+
 /// An instance that uses Firecracker; none, told loudly, where there is none.
-fn instance() -> Option<Instance> {
-    if std::env::var_os("COWSLIP_FIRECRACKER").is_none() {
-        eprintln!("SKIPPED: COWSLIP_FIRECRACKER names no Firecracker; no package has one");
-        return None;
+fn instance(machine: &str) -> Option<Instance> {
+    for name in ["COWSLIP_FIRECRACKER", "COWSLIP_JAILER"] {
+        if std::env::var_os(name).is_none() {
+            eprintln!("SKIPPED: {name} names no program; no package has one");
+            return None;
+        }
     }
     let setup = Setup {
-        machine: "vmm = \"firecracker\"\nisolation = \"direct\"".to_owned(),
+        machine: machine.to_owned(),
         ..Setup::default()
     };
     Some(Instance::ready(setup, Kernel::Guest))
 }
 
 /// The main job: run, checkpoint, fork two at once, pause, resume, an engine that is killed, stop, start.
-#[test]
-fn a_sandbox_in_firecracker_has_its_whole_life() {
-    let Some(host) = instance() else { return };
+fn whole_life(machine: &str) {
+    let Some(host) = instance(machine) else {
+        return;
+    };
     let files = host.files();
     let _ = host.say("run -d --name one --memory 128M box").ok();
     let _ = host
@@ -42,25 +48,24 @@ fn a_sandbox_in_firecracker_has_its_whole_life() {
     assert_eq!(host.sh(&name, "cat /root/f").ok(), "own");
     host.kill_engine();
     assert_eq!(host.sh("one", "cat /root/f").ok(), "later", "adopted");
+    let _ = host.say("checkpoint create one --name after").ok();
     let _ = host.say("stop one").ok();
     let _ = host.say("start one").ok();
     assert_eq!(host.sh("one", "cat /root/f").ok(), "later");
     let all: Vec<String> = forks.iter().map(|fork| fork.name.to_string()).collect();
     let _ = host.say(&format!("rm --force one {}", all.join(" "))).ok();
-    let _ = host.say("checkpoint rm point").ok();
+    let _ = host.say("checkpoint rm point after").ok();
     host.assert_only(&files);
 }
 
-/// A jail is what is asked for unless the configuration says otherwise, and nothing less is given.
 #[test]
-fn nobody_is_run_without_a_jail_unasked() {
-    let setup = Setup {
-        machine: "vmm = \"firecracker\"".to_owned(),
-        ..Setup::default()
-    };
-    let host = Instance::ready(setup, Kernel::Guest);
-    let _ = host
-        .say("run --name one box -- true")
-        .run()
-        .refused(&["jail", "isolation = \"direct\""]);
+fn a_sandbox_in_direct_mode_has_its_whole_life() {
+    // covers R30 R32 R46
+    whole_life(DIRECT);
+}
+
+#[test]
+fn a_sandbox_in_a_jail_has_its_whole_life() {
+    // covers R9 R30 R32 R46 R49
+    whole_life(JAIL);
 }

@@ -12,7 +12,6 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
 
 use super::error::ApiError;
 use crate::words;
@@ -108,7 +107,7 @@ impl Answer {
 pub(super) async fn run(socket: &Path, request: Request) -> Result<Answer, ApiError> {
     let label = request.label();
     let closed = |why: String| ApiError::closed(label.clone(), why);
-    let stream = UnixStream::connect(socket)
+    let stream = crate::firecracker::socket::connect(socket)
         .await
         .map_err(|error| closed(format!("connect to \"{}\": {error}", socket.display())))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))

@@ -23,7 +23,6 @@ use std::time::Duration;
 use cowslip_host::FileWatch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
 pub use answers::{Configuration, ConfiguredDrive, ConfiguredMachine, Instance, InstanceState};
 pub use error::ApiError;
@@ -79,7 +78,7 @@ impl Api {
             ApiError::closed(OPERATION, format!("\"{}\": {error}", socket.display()))
         };
         loop {
-            match UnixStream::connect(&socket).await {
+            match crate::firecracker::socket::connect(&socket).await {
                 Ok(_) => return Ok(Self { socket }),
                 Err(error)
                     if matches!(
