@@ -68,7 +68,7 @@ pub(crate) fn release(spec: &DirectorySpec, identity: Option<&Inode>) -> Result<
 }
 
 /// Removes a tree without following links (the standard library walks by descriptor).
-fn remove_tree(path: &Path) -> Result<(), HostError> {
+pub(crate) fn remove_tree(path: &Path) -> Result<(), HostError> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other.map_err(HostError::path("remove the directory", path)),

@@ -4,7 +4,9 @@
 //! <state>/  0700                        <run>/  0700 (its socket 0660)
 //!   cowslip.db  lock  engine.log          cowslip.sock
 //!   handles/<sandbox>.json                vm/<sandbox>/   sockets and pipes of one machine
-//!   kernels/<id>/  templates/<id>/
+//!   kernels/<id>/  templates/<id>/        host/           what `host prepare` did
+//!                                           prepared.json
+//!                                           cache/cpu<n>-index<n>/
 //!   layers/<id>.qcow2|.raw|.cow
 //!   checkpoints/<id>/  sandboxes/<id>/  scratch/<id>/
 //! ```
@@ -125,6 +127,26 @@ impl Layout {
     #[must_use]
     pub fn machine(&self, id: SandboxId) -> PathBuf {
         self.machines().join(id.to_string())
+    }
+
+    /// What `host prepare` keeps.
+    #[must_use]
+    pub fn host(&self) -> PathBuf {
+        self.run.join("host")
+    }
+
+    /// The record of what `host prepare` did.
+    #[must_use]
+    pub fn prepared(&self) -> PathBuf {
+        self.host().join("prepared.json")
+    }
+
+    /// What is mounted over a cache's directory in sysfs.
+    #[must_use]
+    pub fn cache_copy(&self, cpu: u32, index: u32) -> PathBuf {
+        self.host()
+            .join("cache")
+            .join(format!("cpu{cpu}-index{index}"))
     }
 
     /// Whether `path` is an entry (or below one) of a directory that holds objects: the only places

@@ -22,6 +22,7 @@ pub mod layout;
 pub mod linux;
 pub mod loops;
 pub mod mount;
+pub mod prepare;
 pub mod process;
 pub mod publish;
 pub mod site;

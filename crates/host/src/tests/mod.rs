@@ -3,6 +3,7 @@
 
 mod files;
 mod mounts;
+mod prepare;
 mod processes;
 mod sockets;
 
