@@ -112,6 +112,9 @@ pub(crate) enum Command {
     Events(commands::events::Events),
     /// Say what this host can do, what is missing and how to mend it
     Doctor,
+    /// Give this host what it lacks, and take it back
+    #[command(subcommand)]
+    Host(commands::prepare::Host),
     /// Say what the engine is and uses
     Info,
     /// Release whatever no sandbox owns

@@ -135,6 +135,11 @@ pub(crate) fn prepare(layout: &Layout) -> Result<(), Failure> {
     make_private("run", layout.run(), uid)
 }
 
+/// Makes the run directory alone, for what is done without an engine.
+pub(crate) fn prepare_run(layout: &Layout) -> Result<(), Failure> {
+    make_private("run", layout.run(), rustix::process::geteuid().as_raw())
+}
+
 fn make_private(what: &str, path: &Path, uid: u32) -> Result<(), Failure> {
     let shown = path.display();
     match std::fs::symlink_metadata(path) {

@@ -15,6 +15,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod ls;
 mod many;
+pub(crate) mod prepare;
 pub(crate) mod process;
 pub(crate) mod run;
 pub(crate) mod serve;
@@ -63,6 +64,9 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
     if let Command::Serve(serve) = command {
         return serve.run(&context);
     }
+    if let Command::Host(verb) = command {
+        return verb.run(&context);
+    }
     if let Some(level) = &context.global.log {
         crate::daemon::log::init(level, crate::daemon::log::Format::Text)?;
     }
@@ -100,7 +104,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Gc => host::gc(context).await,
         Command::Version => host::version(context).await,
         // They need no event loop of ours and were dealt with before.
-        Command::Serve(_) | Command::Completion(_) => Ok(ENGINE),
+        Command::Serve(_) | Command::Host(_) | Command::Completion(_) => Ok(ENGINE),
     }
 }
 

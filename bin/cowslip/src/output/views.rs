@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cowslip_host::prepare::{Line, Outcome};
 use cowslip_model::api::{
     Check, CheckStatus, Checkpoint, Diff, DoctorReport, Event, GcReport, Info, Kernel, Sandbox,
     Template,
@@ -304,6 +305,26 @@ fn check_line(check: &Check, width: usize, colour: bool) -> String {
         ));
     }
     line
+}
+
+/// What `host prepare` and `host undo` found and did. What failed is told as a failure.
+pub(crate) fn preparation(lines: &[Line]) -> Table {
+    let mut table = Table::new(&["STEP", "OBJECT", "STATE", "DETAIL"]);
+    for line in lines {
+        let tone = match line.outcome {
+            Outcome::Ready | Outcome::Done | Outcome::Undone => Tone::Good,
+            Outcome::Needed | Outcome::Left => Tone::Warning,
+            Outcome::Impossible | Outcome::Unneeded | Outcome::Gone => Tone::Plain,
+            Outcome::Failed => continue,
+        };
+        table.row(vec![
+            plain(line.part.as_str()),
+            plain(line.object.as_str()),
+            (line.outcome.as_str().to_owned(), tone),
+            plain(line.detail.as_str()),
+        ]);
+    }
+    table
 }
 
 /// What `gc` released.

@@ -9,5 +9,6 @@ mod failures;
 mod fake;
 mod help;
 mod objects;
+mod prepare;
 mod sessions;
 mod terminal;
