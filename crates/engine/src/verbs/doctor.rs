@@ -14,7 +14,12 @@ use crate::verbs::recover::in_words;
 /// Less free disk than this is worth a warning.
 const DISK_LOW: u64 = 2 * GIB;
 
-fn check(name: &str, status: CheckStatus, detail: impl Into<String>, mend: Option<&str>) -> Check {
+pub(super) fn check(
+    name: &str,
+    status: CheckStatus,
+    detail: impl Into<String>,
+    mend: Option<&str>,
+) -> Check {
     Check {
         name: name.to_owned(),
         status,
@@ -36,6 +41,7 @@ impl Engine {
             self.check_kernel(),
             self.check_disk(),
             check_isolation(&self.config),
+            self.check_prepared(),
         ]);
         let differences = match self.differences().await {
             Ok(actions) => actions.iter().map(in_words).collect(),

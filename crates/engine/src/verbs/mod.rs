@@ -22,6 +22,7 @@ mod low_water;
 mod merge;
 mod open;
 mod pause;
+mod prepared;
 mod rebuild;
 pub mod recover;
 mod remove;
