@@ -18,4 +18,5 @@ mod guests;
 mod machine;
 mod merging;
 mod power;
+mod prepare;
 mod volumes;
