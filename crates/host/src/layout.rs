@@ -141,12 +141,16 @@ impl Layout {
         self.host().join("prepared.json")
     }
 
-    /// What is mounted over a cache's directory in sysfs.
+    /// Copies of caches' directories in sysfs.
+    #[must_use]
+    pub fn cache_copies(&self) -> PathBuf {
+        self.host().join("cache")
+    }
+
+    /// What is mounted over one cache's directory.
     #[must_use]
     pub fn cache_copy(&self, cpu: u32, index: u32) -> PathBuf {
-        self.host()
-            .join("cache")
-            .join(format!("cpu{cpu}-index{index}"))
+        self.cache_copies().join(format!("cpu{cpu}-index{index}"))
     }
 
     /// Whether `path` is an entry (or below one) of a directory that holds objects: the only places

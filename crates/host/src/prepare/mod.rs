@@ -141,6 +141,12 @@ impl Preparation {
         }
         let _alone = self.alone()?;
         let mut record = Record::load(&self.layout)?;
+        // A record that was lost says nothing of them, and what is mounted would be emptied below.
+        for cache in self.cache().copies()? {
+            if !record.caches.contains(&cache) {
+                record.caches.push(cache);
+            }
+        }
         let mut lines = undo(&self.limits(), &mut record);
         lines.extend(undo(&self.modules(), &mut record));
         lines.extend(undo(&self.cache(), &mut record));

@@ -449,6 +449,8 @@ fn a_mount_over_ours_is_named_and_left() {
     let host = fake.preparation();
     let before = attributes(&fake.cache());
     host.prepare().unwrap();
+    // Left of a kill in the middle of an undo: it goes, though another stays.
+    fs::create_dir(fake.at("run/host/cache/cpu0-index0")).unwrap();
     fs::create_dir(fake.at("other")).unwrap();
     mount_bind(fake.at("other"), fake.cache()).unwrap();
     let lines = host.undo().unwrap();
@@ -461,8 +463,27 @@ fn a_mount_over_ours_is_named_and_left() {
         "{lines:?}"
     );
     assert_eq!(attributes(&fake.cache()), []);
+    let copies = fs::read_dir(fake.at("run/host/cache")).unwrap();
+    let copies: Vec<_> = copies.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(copies, ["cpu0-index2"]);
     unmount(fake.cache(), UnmountFlags::NOFOLLOW).unwrap();
     let lines = host.undo().unwrap();
     assert_eq!(with(Outcome::Undone, &lines), ["cpu0/index2"]);
     assert_eq!(attributes(&fake.cache()), before);
+}
+
+#[test]
+fn a_record_that_is_lost_loses_no_mount() {
+    if !may_mount() {
+        return;
+    }
+    let fake = Fake::new();
+    let host = fake.preparation();
+    let before = attributes(&fake.cache());
+    host.prepare().unwrap();
+    fs::remove_file(fake.at("run/host/prepared.json")).unwrap();
+    let lines = host.undo().unwrap();
+    assert_eq!(with(Outcome::Undone, &lines), ["cpu0/index2"]);
+    assert_eq!(attributes(&fake.cache()), before);
+    assert!(!fake.at("run/host").exists());
 }

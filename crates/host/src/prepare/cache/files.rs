@@ -15,8 +15,8 @@ pub(super) fn attribute(directory: &Path, name: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// The numbers of the entries `<name><number>`; none where there is no such directory.
-pub(super) fn numbered(directory: &Path, name: &str) -> Result<Vec<u32>, HostError> {
+/// The names of a directory's entries; none where there is no such directory.
+pub(super) fn names(directory: &Path) -> Result<Vec<String>, HostError> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(HostError::path("list", directory))?,
@@ -24,11 +24,16 @@ pub(super) fn numbered(directory: &Path, name: &str) -> Result<Vec<u32>, HostErr
     let mut all = Vec::new();
     for entry in entries {
         let entry = entry.map_err(HostError::path("list", directory))?;
-        let file = entry.file_name();
-        let digits = file.to_str().and_then(|file| file.strip_prefix(name));
-        all.extend(digits.and_then(|digits| digits.parse::<u32>().ok()));
+        all.extend(entry.file_name().into_string());
     }
     Ok(all)
+}
+
+/// The numbers of the entries `<name><number>`.
+pub(super) fn numbered(directory: &Path, name: &str) -> Result<Vec<u32>, HostError> {
+    let all = names(directory)?;
+    let digits = all.iter().filter_map(|entry| entry.strip_prefix(name));
+    Ok(digits.filter_map(|digits| digits.parse().ok()).collect())
 }
 
 /// Makes `copy` of `directory` with `values` added, which every process may read.

@@ -24,7 +24,7 @@ use crate::error::HostError;
 use crate::layout::Layout;
 use crate::mount::{self, Entry};
 use derive::{Lack, REQUIRED, lack};
-use files::{attribute, copy_with, numbered};
+use files::{attribute, copy_with, names, numbered};
 
 /// The step.
 #[derive(Debug)]
@@ -83,6 +83,21 @@ impl<'a> CacheAttributes<'a> {
             let directory = self.processors().join(format!("cpu{cpu}/cache"));
             let caches = numbered(&directory, "index")?.into_iter();
             all.extend(caches.map(|index| Cache { cpu, index }));
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Every cache of which there is a copy.
+    pub(super) fn copies(&self) -> Result<Vec<Cache>, HostError> {
+        let place = self.layout.cache_copies();
+        let mut all = Vec::new();
+        for name in names(&place)? {
+            let numbers = name.strip_prefix("cpu").and_then(|rest| {
+                let (cpu, index) = rest.split_once("-index")?;
+                Some((cpu.parse().ok()?, index.parse().ok()?))
+            });
+            all.extend(numbers.map(|(cpu, index)| Cache { cpu, index }));
         }
         all.sort_unstable();
         Ok(all)
