@@ -68,6 +68,18 @@ impl Default for Instance {
     }
 }
 
+fn configuration(setup: &Setup) -> String {
+    let backend = match setup.backend {
+        Backend::Qcow2 => &preferred("COWSLIP_TEST_BACKEND", "qcow2"),
+        Backend::Copy => "copy",
+    };
+    let accelerator = preferred("COWSLIP_TEST_ACCELERATOR", "tcg");
+    format!(
+        "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{}\n",
+        setup.storage, setup.machine
+    )
+}
+
 impl Instance {
     /// An empty one.
     #[must_use]
@@ -90,16 +102,7 @@ impl Instance {
         fs::create_dir(at("bin")).unwrap();
         place(&assets::program(), &at("bin/cowslip"));
         place(&assets::agent(), &at("bin/cowslip-agent"));
-        let backend = match setup.backend {
-            Backend::Qcow2 => &preferred("COWSLIP_TEST_BACKEND", "qcow2"),
-            Backend::Copy => "copy",
-        };
-        let accelerator = preferred("COWSLIP_TEST_ACCELERATOR", "tcg");
-        let config = format!(
-            "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{}\n",
-            setup.storage, setup.machine
-        );
-        fs::write(at("config.toml"), config).unwrap();
+        fs::write(at("config.toml"), configuration(&setup)).unwrap();
         let (state, run) = match setup.user {
             None => (at("s"), at("s/run")),
             Some(uid) => {
@@ -117,6 +120,19 @@ impl Instance {
             state,
             run,
         }
+    }
+
+    /// Kills the engine and gives the next one other lines for the configuration's `[machine]`.
+    ///
+    /// # Panics
+    /// When the configuration cannot be written.
+    pub fn configure_machine(&self, lines: &str) {
+        self.kill_engine();
+        let setup = Setup {
+            machine: lines.to_owned(),
+            ..self.setup.clone()
+        };
+        fs::write(self.base.path().join("config.toml"), configuration(&setup)).unwrap();
     }
 
     /// The same with the template "box" (a shell and the usual tools) and this kernel.

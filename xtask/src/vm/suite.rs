@@ -23,6 +23,12 @@ pub(super) fn job(arguments: &[String]) -> Result<Job, VmError> {
     if packages.is_empty() {
         packages.push(PACKAGE.to_owned());
     }
+    if packages.iter().any(|package| package == PACKAGE) && assets::monitors()?.len() < 2 {
+        eprintln!(
+            "vm: SKIPPED: every test of Firecracker. No package has it: name a release's programs by \
+             COWSLIP_FIRECRACKER and COWSLIP_JAILER"
+        );
+    }
     let programs = assets::programs(true)?;
     let mut places = tree::workspace()?;
     let command = if let Some(runner) = nextest::installed() {

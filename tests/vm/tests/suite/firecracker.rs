@@ -1,5 +1,7 @@
 //! Sandboxes in Firecracker, in a jail and without one, on devices.
 
+use std::collections::BTreeSet;
+
 use cowslip_e2e::{Instance, Kernel, Setup};
 use cowslip_model::api::{Checkpoint, Sandbox};
 
@@ -68,4 +70,87 @@ fn a_sandbox_in_direct_mode_has_its_whole_life() {
 fn a_sandbox_in_a_jail_has_its_whole_life() {
     // covers R9 R30 R32 R46 R49
     whole_life(JAIL);
+}
+
+/// What a jailed Firecracker has of the host: a root of its own with nothing but what it needs, a user of
+/// its own, no privileges, and no mount that the host sees.
+#[test]
+fn a_jail_holds_what_a_machine_needs_and_nothing_else() {
+    // covers R9 R49
+    let Some(host) = instance(JAIL) else { return };
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    for name in ["one", "two"] {
+        let _ = host
+            .say(&format!("run -d --name {name} --memory 128M box"))
+            .ok();
+    }
+    assert_eq!(mounts(), before, "no mount of a jail is the host's");
+    let mut users = BTreeSet::new();
+    for pid in host.machines() {
+        let pid = pid.as_raw_nonzero();
+        let proc = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
+        let status = proc("status");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap()
+                .split_whitespace()
+                .next()
+                .unwrap_or("")
+                .to_owned()
+        };
+        assert_eq!(field("NoNewPrivs:"), "1");
+        assert_eq!(field("CapEff:"), "0000000000000000");
+        let uid: u32 = field("Uid:").parse().unwrap();
+        assert!(uid >= 2_000_000 && users.insert(uid), "{uid}");
+        assert_eq!(field("Groups:"), "", "{status}");
+        let listed = |path: &str| {
+            let entries = std::fs::read_dir(format!("/proc/{pid}/root/{path}")).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<BTreeSet<_>>()
+        };
+        let names = |words: &str| words.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+        let mut root = listed("");
+        root.retain(|name| !name.ends_with(".pid"));
+        assert_eq!(root, names("dev exchange firecracker initramfs kernel run"));
+        assert_eq!(
+            listed("run/cowslip/self"),
+            names("api monitor.log rootfs vsock")
+        );
+        assert_eq!(listed("exchange"), BTreeSet::new());
+        let inside = proc("mountinfo");
+        assert!(!inside.contains(" / / "), "the host's root: {inside}");
+        let limits = proc("limits");
+        let files = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        assert!(files.unwrap().contains(" 1024 "), "{limits}");
+    }
+    assert_eq!(users.len(), 2);
+    let _ = host.say("rm --force one two").ok();
+}
+
+/// A checkpoint that was taken in one mode is restored in the other, and its children go on there.
+#[test]
+fn checkpoints_cross_between_jail_and_direct_mode() {
+    let Some(host) = instance(DIRECT) else { return };
+    let _ = host.say("run -d --name one --memory 128M box").ok();
+    let _ = host.sh("one", "echo direct >/run/g").ok();
+    let _ = host.say("checkpoint create one --name point").ok();
+    let _ = host.say("rm --force one").ok();
+    host.configure_machine(JAIL);
+    let _ = host.say("fork point --name two").ok();
+    assert_eq!(host.sh("two", "cat /run/g").ok(), "direct");
+    let _ = host.sh("two", "echo jailed >/run/g").ok();
+    let _ = host.say("checkpoint create two --name other").ok();
+    let _ = host.say("pause two").ok();
+    host.configure_machine(DIRECT);
+    let _ = host.say("resume two").ok();
+    let _ = host.say("fork other --name three").ok();
+    for name in ["two", "three"] {
+        assert_eq!(host.sh(name, "cat /run/g").ok(), "jailed");
+    }
+    let _ = host.say("rm --force two three").ok();
+    let _ = host.say("checkpoint rm other").ok();
+    let _ = host.say("checkpoint rm point").ok();
 }
