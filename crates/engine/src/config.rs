@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cowslip_model::{ByteSize, Durability, Lifetime};
+use cowslip_model::{ByteSize, Durability, Isolation, Lifetime, MonitorKind};
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be configured.
@@ -81,9 +81,10 @@ pub enum BackendChoice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Machine {
-    /// The monitor.
-    pub vmm: MonitorChoice,
-    /// How the monitor is kept apart from the host; QEMU always in the same way.
+    /// The monitor of sandboxes that ask for none.
+    pub vmm: MonitorKind,
+    /// The least that Firecracker is kept apart from the host, and what sandboxes get that ask for
+    /// nothing; QEMU always is in the same way.
     pub isolation: Isolation,
     /// The accelerator of QEMU; Firecracker has only KVM.
     pub accelerator: AcceleratorChoice,
@@ -104,7 +105,7 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            vmm: MonitorChoice::Qemu,
+            vmm: MonitorKind::Qemu,
             isolation: Isolation::Jail,
             accelerator: AcceleratorChoice::Auto,
             uid_base: 2_000_000,
@@ -115,28 +116,6 @@ impl Default for Machine {
             restore_timeout: 60,
         }
     }
-}
-
-/// Which monitor to use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MonitorChoice {
-    /// QEMU.
-    #[default]
-    Qemu,
-    /// Firecracker.
-    Firecracker,
-}
-
-/// How Firecracker is kept apart from the host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// By its jailer: a root directory and a user of its own.
-    #[default]
-    Jail,
-    /// By a mount namespace and its own seccomp filter only; it runs as the engine's user.
-    Direct,
 }
 
 /// Which accelerator to use.

@@ -1,21 +1,93 @@
-//! Finding the monitor when it is first needed.
+//! Finding monitors when they are first needed.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cowslip_vmm::firecracker::{self, FirecrackerConfig, FirecrackerVmm};
+use cowslip_ledger::SandboxRecord;
+use cowslip_model::{Isolation, MonitorKind, SandboxSpec};
+use cowslip_vmm::firecracker::{FirecrackerConfig, FirecrackerVmm};
 use cowslip_vmm::qemu::{Accelerator, Choice, QemuConfig, QemuVmm};
 use cowslip_vmm::{Vmm, VmmError};
 use tokio::sync::OnceCell;
 
-use crate::config::{AcceleratorChoice, Config, Isolation, MonitorChoice};
+use crate::Engine;
+use crate::config::{AcceleratorChoice, Config};
+use crate::error::EngineError;
 use crate::parts::{Monitors, in_words};
 
-/// The monitor that the configuration asks for.
-pub(crate) fn chosen(config: &Config) -> Arc<dyn Monitors> {
-    match config.machine.vmm {
-        MonitorChoice::Qemu => Arc::new(QemuMonitors::new(config)),
-        MonitorChoice::Firecracker => Arc::new(FirecrackerMonitors::new(config)),
+/// Those of this host.
+pub(crate) struct HostMonitors {
+    /// What the configuration says: the one that is described.
+    kind: MonitorKind,
+    qemu: QemuMonitors,
+    jailed: FirecrackerMonitors,
+    direct: FirecrackerMonitors,
+}
+
+impl HostMonitors {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            kind: config.machine.vmm,
+            qemu: QemuMonitors::new(config),
+            jailed: FirecrackerMonitors::new(config, Isolation::Jail),
+            direct: FirecrackerMonitors::new(config, Isolation::Direct),
+        }
+    }
+}
+
+#[async_trait]
+impl Monitors for HostMonitors {
+    async fn vmm(&self, kind: MonitorKind, isolation: Isolation) -> Result<Arc<dyn Vmm>, VmmError> {
+        match (kind, isolation) {
+            (MonitorKind::Qemu, _) => self.qemu.vmm().await,
+            (MonitorKind::Firecracker, Isolation::Jail) => self.jailed.vmm().await,
+            (MonitorKind::Firecracker, Isolation::Direct) => self.direct.vmm().await,
+        }
+    }
+
+    fn describe(&self) -> (Option<String>, String) {
+        match self.kind {
+            MonitorKind::Qemu => self.qemu.describe(),
+            MonitorKind::Firecracker => {
+                let found = self.jailed.describe().or_else(|| self.direct.describe());
+                let reason = "Firecracker has no other than KVM";
+                (found, reason.to_owned())
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// What runs the machine of this sandbox. What the configuration asks for may have become more since
+    /// the sandbox was made, and is what it gets.
+    pub(crate) async fn monitor_of(
+        &self,
+        record: &SandboxRecord,
+    ) -> Result<Arc<dyn Vmm>, EngineError> {
+        let (kind, isolation) = (record.spec.vmm, self.isolation_of(&record.spec));
+        Ok(self.monitors.vmm(kind, isolation).await?)
+    }
+
+    pub(crate) fn isolation_of(&self, spec: &SandboxSpec) -> Isolation {
+        spec.isolation.at_least(self.config.machine.isolation)
+    }
+
+    /// Refuses less isolation than the configuration says.
+    pub(crate) fn allowed_isolation(
+        &self,
+        wanted: Option<Isolation>,
+        usual: Isolation,
+    ) -> Result<Isolation, EngineError> {
+        let least = self.config.machine.isolation;
+        match wanted {
+            Some(wanted) if wanted.at_least(least) != wanted => Err(EngineError::Unsupported(
+                "this engine runs Firecracker in a jail only: to allow less, set isolation = \"direct\" \
+                 in the [machine] of its configuration"
+                    .to_owned(),
+            )),
+            Some(wanted) => Ok(wanted),
+            None => Ok(usual),
+        }
     }
 }
 
@@ -65,8 +137,7 @@ impl Kvm {
     }
 }
 
-#[async_trait]
-impl Monitors for QemuMonitors {
+impl QemuMonitors {
     async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
         let detect = || async { QemuVmm::detect(&self.config).await.map(Arc::new) };
         let vmm = self.found.get_or_try_init(detect).await?;
@@ -104,32 +175,24 @@ struct FirecrackerMonitors {
 }
 
 impl FirecrackerMonitors {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, isolation: Isolation) -> Self {
         Self {
             config: FirecrackerConfig {
                 program: config.paths.firecracker.clone(),
                 jailer: config.paths.jailer.clone(),
-                isolation: match config.machine.isolation {
-                    Isolation::Jail => firecracker::Isolation::Jail,
-                    Isolation::Direct => firecracker::Isolation::Direct,
-                },
+                isolation,
             },
             found: OnceCell::new(),
         }
     }
-}
 
-#[async_trait]
-impl Monitors for FirecrackerMonitors {
     async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
         let detect = || async { FirecrackerVmm::detect(&self.config).await.map(Arc::new) };
         let vmm = self.found.get_or_try_init(detect).await?;
         Ok(Arc::clone(vmm) as Arc<dyn Vmm>)
     }
 
-    fn describe(&self) -> (Option<String>, String) {
-        let vmm = self.found.get();
-        let reason = "configured; Firecracker has no other than KVM";
-        (vmm.map(|vmm| in_words(&vmm.info())), reason.to_owned())
+    fn describe(&self) -> Option<String> {
+        self.found.get().map(|vmm| in_words(&vmm.info()))
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use cowslip_host::Site;
 use cowslip_ledger::MonitorInfo;
 use cowslip_ledger::lock::StateLock;
+use cowslip_model::{Isolation, MonitorKind};
 use cowslip_store::Volumes;
 use cowslip_vmm::{Vmm, VmmError};
 
@@ -33,16 +34,17 @@ pub struct Parts {
     pub lock: Option<StateLock>,
 }
 
-/// Finds the monitor when it is first needed, so that an engine opens on a host that has none yet.
+/// Finds monitors when they are first needed, so that an engine opens on a host that has none yet.
 #[async_trait]
 pub trait Monitors: Send + Sync + 'static {
-    /// The monitor.
+    /// The monitor of this kind.
     ///
     /// # Errors
-    /// When there is none, naming the package that has it.
-    async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError>;
+    /// When there is none, naming what has it. Less isolation than asked for is never given.
+    async fn vmm(&self, kind: MonitorKind, isolation: Isolation) -> Result<Arc<dyn Vmm>, VmmError>;
 
-    /// What is known without finding out more: the monitor in words, and why its accelerator.
+    /// What is known of the configured one without finding out more: the monitor in words, and why its
+    /// accelerator.
     fn describe(&self) -> (Option<String>, String);
 }
 
@@ -51,7 +53,7 @@ pub struct FixedMonitor(pub Arc<dyn Vmm>);
 
 #[async_trait]
 impl Monitors for FixedMonitor {
-    async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
+    async fn vmm(&self, _: MonitorKind, _: Isolation) -> Result<Arc<dyn Vmm>, VmmError> {
         Ok(Arc::clone(&self.0))
     }
 

@@ -4,7 +4,7 @@ use cowslip_host::{Process, process::ProcessIdentity};
 use cowslip_ledger::{
     CheckpointRecord, EventRecord, KernelRecord, Owner, Resource, SandboxRecord, TemplateRecord,
 };
-use cowslip_model::{ByteSize, DiskFormat, SandboxState, api};
+use cowslip_model::{ByteSize, DiskFormat, MonitorKind, SandboxState, api};
 use cowslip_store::Backend;
 
 use crate::Engine;
@@ -61,6 +61,9 @@ impl Engine {
             layers: layers.len() as u64,
             backend: backend.as_str().to_owned(),
             disk_fallback: record.disk_fallback.clone(),
+            vmm: record.spec.vmm,
+            isolation: (record.spec.vmm == MonitorKind::Firecracker)
+                .then(|| self.isolation_of(&record.spec)),
             monitor: record.monitor.as_ref().map(in_words),
             env: record.spec.env.clone(),
             workdir: record.spec.workdir.clone(),

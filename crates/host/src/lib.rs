@@ -9,6 +9,7 @@
 
 pub mod adopt;
 pub mod bounded_log;
+pub mod cgroup;
 pub mod clone;
 pub mod descriptors;
 pub mod directory;
@@ -33,12 +34,13 @@ mod tests;
 pub mod usage;
 
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cowslip_ledger::plan::{Presence, Stray};
 use cowslip_ledger::{HandleRow, Held, Reservation};
 
 pub use bounded_log::BoundedLog;
+pub use cgroup::{Cgroup, CgroupSpec};
 pub use directory::{Directory, DirectorySpec};
 pub use dm::{Device, DeviceIdentity, DeviceNumber, DeviceSpec, DmError, Segment, Target};
 pub use error::HostError;
@@ -101,6 +103,15 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When the file does not open, or no loop device is free; nothing is attached then.
     fn attach_loop(&self, slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold), HostError>;
+
+    /// The root below which control groups with limits can be made; none where this host has none for us.
+    fn cgroup_root(&self) -> Option<PathBuf>;
+
+    /// Makes a control group, with its limits.
+    ///
+    /// # Errors
+    /// When it is there, or a limit is refused.
+    fn make_cgroup(&self, slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError>;
 
     /// Makes a device of device-mapper, ready for use.
     ///

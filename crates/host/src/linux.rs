@@ -2,12 +2,13 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cowslip_ledger::plan::{Presence, Stray};
 use cowslip_ledger::{HandleRow, Held, Reservation, Resource};
 use cowslip_model::InstanceId;
 
+use crate::cgroup::{self, Cgroup, CgroupSpec};
 use crate::directory::{self, Directory};
 use crate::dm::{self, Device, DeviceSpec, Segment};
 use crate::error::HostError;
@@ -62,6 +63,18 @@ impl LinuxHost {
                 path: Path::new("/dev/mapper").join(&spec.name),
             })
         }
+    }
+
+    /// Nothing is done to a group that does not bear this instance's mark.
+    fn own_cgroup(&self, spec: &CgroupSpec) -> Result<(), HostError> {
+        let name = spec.path.file_name().and_then(|name| name.to_str());
+        let prefix = process::mark_prefix(self.instance);
+        if name.is_some_and(|name| name.starts_with(&prefix)) {
+            return Ok(());
+        }
+        Err(HostError::Outside {
+            path: spec.path.clone(),
+        })
     }
 }
 
@@ -127,6 +140,15 @@ impl Host for LinuxHost {
         loops::acquire(slot)
     }
 
+    fn cgroup_root(&self) -> Option<PathBuf> {
+        cgroup::root()
+    }
+
+    fn make_cgroup(&self, slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError> {
+        self.own_cgroup(slot.spec())?;
+        cgroup::acquire(slot)
+    }
+
     fn make_device(&self, slot: Reservation<Device>) -> Result<Held<Device>, HostError> {
         self.own_device(slot.spec())?;
         dm::acquire(slot)
@@ -150,6 +172,9 @@ impl Host for LinuxHost {
             Socket::KIND => socket::probe(&row.spec::<Socket>()?, inode::<Socket>(row)?.as_ref()),
             Loop::KIND => loops::probe(&row.spec::<Loop>()?, row.identity::<Loop>()?.as_ref()),
             Device::KIND => dm::probe(&row.spec::<Device>()?),
+            Cgroup::KIND => {
+                cgroup::probe(&row.spec::<Cgroup>()?, row.identity::<Cgroup>()?.as_ref())
+            }
             Mount::KIND => mount::probe(&row.spec::<Mount>()?, row.identity::<Mount>()?.as_ref()),
             Process::KIND => {
                 process::probe(&row.spec::<Process>()?, row.identity::<Process>()?.as_ref())
@@ -184,6 +209,11 @@ impl Host for LinuxHost {
                 let spec = row.spec::<Device>()?;
                 self.own_device(&spec)?;
                 dm::release(&spec, row.identity.is_some())
+            }
+            Cgroup::KIND => {
+                let spec = row.spec::<Cgroup>()?;
+                self.own_cgroup(&spec)?;
+                cgroup::release(&spec, row.identity::<Cgroup>()?.as_ref())
             }
             Mount::KIND => {
                 let spec = row.spec::<Mount>()?;

@@ -1,13 +1,14 @@
 //! What bears this instance's mark, or lies in its directories, and is in no row (R18, R43).
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cowslip_ledger::plan::Stray;
 use cowslip_ledger::{HandleRow, HandleState, Owner, Resource};
 use cowslip_model::{HandleId, InstanceId, LayerId, SandboxId, Timestamp};
 use serde::Serialize;
 
+use crate::cgroup::{self, Cgroup};
 use crate::dm::{self, Device};
 use crate::error::HostError;
 use crate::layout::Layout;
@@ -22,6 +23,7 @@ pub(crate) fn find(
     rows: &[HandleRow],
 ) -> Result<Vec<Stray>, HostError> {
     let mut strays = processes(instance, rows)?;
+    strays.extend(control_groups(instance, rows)?);
     strays.extend(devices(instance, rows)?);
     strays.extend(loop_devices(layout, rows)?);
     let mut files = files(layout, rows)?;
@@ -76,6 +78,29 @@ fn processes(instance: InstanceId, rows: &[HandleRow]) -> Result<Vec<Stray>, Hos
         .collect();
     strays.sort_by(|a, b| a.what.cmp(&b.what));
     Ok(strays)
+}
+
+fn control_groups(instance: InstanceId, rows: &[HandleRow]) -> Result<Vec<Stray>, HostError> {
+    let known: Vec<&Path> = words(rows, Cgroup::KIND, "path").map(Path::new).collect();
+    let prefix = process::mark_prefix(instance);
+    let found = cgroup::strays(&prefix, &known).map_err(HostError::path(
+        "look for control groups in",
+        Path::new("/sys/fs/cgroup"),
+    ))?;
+    let strays = found.into_iter().map(|spec| {
+        let name = spec.path.file_name().and_then(|name| name.to_str());
+        let id = name.and_then(|name| name.strip_prefix(&prefix)?.parse().ok());
+        let owner = Owner::Machine(id.unwrap_or(SandboxId::from_bits(0)));
+        Stray {
+            kind: Cgroup::KIND.to_owned(),
+            what: format!(
+                "the control group \"{}\" has no record",
+                spec.path.display()
+            ),
+            row: row(owner, Cgroup::KIND, &spec),
+        }
+    });
+    Ok(strays.collect())
 }
 
 fn devices(instance: InstanceId, rows: &[HandleRow]) -> Result<Vec<Stray>, HostError> {

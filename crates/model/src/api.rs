@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::id::{CheckpointId, KernelId, LayerId, ProcessId, SandboxId, TemplateId};
+use crate::monitor::{Isolation, MonitorKind};
 use crate::name::Name;
 use crate::size::ByteSize;
 use crate::state::{SandboxState, Transition};
@@ -153,7 +154,13 @@ pub struct Sandbox {
     pub backend: String,
     /// Why its disk is a whole copy, where the backend makes devices.
     pub disk_fallback: Option<String>,
-    /// The monitor, as "qemu 7.2.22 (tcg)".
+    /// What runs its machine.
+    #[serde(default)]
+    pub vmm: MonitorKind,
+    /// How Firecracker is kept apart from the host; none of QEMU, which always is in the same way.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
+    /// The monitor of its last run, as "qemu 7.2.22 (tcg)".
     pub monitor: Option<String>,
     /// Environment of its processes.
     pub env: BTreeMap<String, String>,
@@ -344,6 +351,13 @@ pub struct CreateRequest {
     /// How long it may live, in seconds.
     #[serde(default)]
     pub ttl: Option<Lifetime>,
+    /// What runs its machine; none: as the engine's configuration says.
+    #[serde(default)]
+    pub vmm: Option<MonitorKind>,
+    /// How Firecracker is kept apart from the host; none: as the engine's configuration says, which less
+    /// than that is refused by.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
 }
 
 /// A process to be started in a sandbox.
@@ -591,6 +605,10 @@ pub struct ForkRequest {
     /// How long each may live, in seconds; none: as the checkpoint's sandbox.
     #[serde(default)]
     pub ttl: Option<Lifetime>,
+    /// How Firecracker is kept apart from the host; none: as the checkpoint's sandbox. The configuration
+    /// of the engine refuses less than it says.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
 }
 
 /// Stop a sandbox.

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod disk;
 pub mod id;
+pub mod monitor;
 pub mod name;
 pub mod size;
 pub mod spec;
@@ -17,6 +18,7 @@ pub use disk::{DiskChain, DiskFormat, DiskLayer, Durability};
 pub use id::{
     CheckpointId, HandleId, InstanceId, KernelId, LayerId, ProcessId, SandboxId, TemplateId,
 };
+pub use monitor::{Isolation, MonitorKind, UnknownWord};
 pub use name::{Name, NameError};
 pub use size::{ByteSize, SizeError};
 pub use spec::{Resources, SandboxSpec};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{KernelId, TemplateId};
+use crate::monitor::{Isolation, MonitorKind};
 use crate::size::ByteSize;
 use crate::time::Lifetime;
 
@@ -37,4 +38,10 @@ pub struct SandboxSpec {
     pub user: Option<String>,
     /// How long it may live, counted from its creation.
     pub ttl: Option<Lifetime>,
+    /// What runs its machine.
+    #[serde(default)]
+    pub vmm: MonitorKind,
+    /// How that is kept apart from the host; a configuration that asks for more gets more.
+    #[serde(default)]
+    pub isolation: Isolation,
 }

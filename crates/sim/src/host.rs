@@ -10,8 +10,8 @@ use cowslip_host::mount::MountIdentity;
 use cowslip_host::process::mark;
 use cowslip_host::usage::Space;
 use cowslip_host::{
-    Content, Device, DeviceSpec, Directory, File, Head, Host, HostError, Launch, Layout, Loop,
-    LoopHold, Mount, Process, ProcessSpec, Segment, Socket,
+    Cgroup, Content, Device, DeviceSpec, Directory, File, Head, Host, HostError, Launch, Layout,
+    Loop, LoopHold, Mount, Process, ProcessSpec, Segment, Socket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
@@ -128,6 +128,11 @@ fn named(row: &HandleRow) -> Result<Named, HostError> {
             right: |node| matches!(node, Node::Socket),
             inode: row.identity::<Socket>()?,
         },
+        Cgroup::KIND => Named::Path {
+            path: row.spec::<Cgroup>()?.path,
+            right: |node| matches!(node, Node::Directory),
+            inode: row.identity::<Cgroup>()?,
+        },
         Mount::KIND => Named::Mount {
             target: row.spec::<Mount>()?.target,
             id: row.identity::<Mount>()?.map(|identity| identity.id),
@@ -219,6 +224,22 @@ impl Host for SimHost {
             inner
                 .create(&path, Node::Directory)
                 .map_err(HostError::path("make the directory", &path))
+        })?;
+        Ok(slot.acquired(inode)?)
+    }
+
+    /// Beside the runtime directories, so that what is left there is a stray.
+    fn cgroup_root(&self) -> Option<PathBuf> {
+        Some(self.layout.machines())
+    }
+
+    fn make_cgroup(&self, slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError> {
+        let path = slot.spec().path.clone();
+        self.own(&path)?;
+        let inode = self.step("host: make control group", |inner| {
+            inner
+                .create(&path, Node::Directory)
+                .map_err(HostError::path("make the control group", &path))
         })?;
         Ok(slot.acquired(inode)?)
     }

@@ -128,6 +128,7 @@ impl Bench {
             command_line: Vec::new(),
             disk: Some(disk),
             work: self.rig.layout.sandbox(sandbox),
+            cgroup: None,
             console_log: self.rig.layout.sandbox(sandbox).join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
@@ -387,6 +388,7 @@ fn minimal(bench: &Bench) -> MachineConfig {
         command_line: Vec::new(),
         disk: None,
         work: PathBuf::from("/"),
+        cgroup: None,
         console_log: PathBuf::from("/console.log"),
         console_bound: ByteSize::mib(1),
         credentials: None,
@@ -568,6 +570,7 @@ async fn a_second_process_of_one_sandbox_is_a_violation() {
         output: std::fs::File::open("/dev/null").unwrap().into(),
         credentials: None,
         view: None,
+        cgroup: None,
     };
     bench.site.host.spawn(slot, launch).unwrap().settle();
     assert!(bench.violations()[0].contains("second process"));

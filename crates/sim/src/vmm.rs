@@ -82,6 +82,7 @@ impl SimVmm {
             output: OwnedFd::from(output),
             credentials: config.credentials.clone(),
             view: None,
+            cgroup: None,
         };
         let held = site.host.spawn(slot, launch)?;
         let identity = held.identity().clone();

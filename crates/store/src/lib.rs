@@ -286,6 +286,16 @@ pub trait Volumes: Send + Sync + 'static {
         disk: &dyn LiveDisk,
     ) -> Result<(), StoreError>;
 
+    /// Writes what waits in the host's cache above the disk of a running machine: some monitors have no way
+    /// around that cache. A layer's file tells all that the guest wrote after that, and a freeze has less
+    /// to write while the guest stands still.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    async fn write_out(&self, _site: &Site, _sandbox: SandboxId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// After a freeze, whatever became of it: what was held for either outcome, and the disk of this
     /// sandbox does not stand on, is free to go. The caller sees to it that no other freeze of it runs.
     ///

@@ -104,6 +104,10 @@ impl Volumes for Mixed {
         self.of(top.format).freeze(site, top, other, disk).await
     }
 
+    async fn write_out(&self, site: &Site, sandbox: SandboxId) -> Result<(), StoreError> {
+        self.dm.write_out(site, sandbox).await
+    }
+
     async fn settle(&self, site: &Site, sandbox: SandboxId) -> Result<(), StoreError> {
         self.dm.settle(site, sandbox).await
     }

@@ -74,11 +74,23 @@ fn configuration(setup: &Setup) -> String {
         Backend::Copy => "copy",
     };
     let accelerator = preferred("COWSLIP_TEST_ACCELERATOR", "tcg");
+    let mut machine = setup.machine.clone();
+    for (key, variable) in MONITOR {
+        if let (Ok(value), false) = (std::env::var(variable), machine.contains(key)) {
+            machine.push_str(&format!("\n{key} = \"{value}\""));
+        }
+    }
     format!(
-        "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{}\n",
-        setup.storage, setup.machine
+        "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{machine}\n",
+        setup.storage
     )
 }
+
+/// Keys of the configuration's `[machine]`, and the variables that give them where a test does not.
+const MONITOR: [(&str, &str); 2] = [
+    ("vmm", "COWSLIP_TEST_VMM"),
+    ("isolation", "COWSLIP_TEST_ISOLATION"),
+];
 
 impl Instance {
     /// An empty one.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use cowslip_model::api::{ForkRequest, Sandbox};
-use cowslip_model::{Lifetime, Name};
+use cowslip_model::{Isolation, Lifetime, Name};
 
 use super::{Context, values};
 use crate::client::Path;
@@ -28,6 +28,9 @@ pub(crate) struct Restore {
     /// Remove each after this time; none: as the checkpoint's sandbox
     #[arg(long, value_name = "SPAN", value_parser = values::lifetime)]
     ttl: Option<Lifetime>,
+    /// How Firecracker is kept apart from the host: jail or direct; none: as the checkpoint's sandbox
+    #[arg(long, value_name = "HOW")]
+    isolation: Option<Isolation>,
     /// Name or id of the checkpoint
     #[arg(value_name = "CHECKPOINT")]
     checkpoint: String,
@@ -52,6 +55,7 @@ impl Restore {
             count: Some(count),
             name: self.name,
             ttl: self.ttl,
+            isolation: self.isolation,
         };
         let made: Vec<Sandbox> = context.client.post(path, &request).await?;
         context.output.show(&made, |made| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cowslip_model::api::CreateRequest;
 use cowslip_model::size::MIB;
-use cowslip_model::{ByteSize, Lifetime, Name};
+use cowslip_model::{ByteSize, Isolation, Lifetime, MonitorKind, Name};
 
 use crate::exit::Failure;
 
@@ -130,6 +130,12 @@ pub(crate) struct Shape {
     /// Name or id of its kernel; none: the default one
     #[arg(long, value_name = "KERNEL")]
     pub(crate) kernel: Option<String>,
+    /// What runs it: qemu or firecracker; none: as the engine's configuration says
+    #[arg(long, value_name = "MONITOR")]
+    pub(crate) vmm: Option<MonitorKind>,
+    /// How Firecracker is kept apart from the host: jail or direct; none: as the configuration says
+    #[arg(long, value_name = "HOW")]
+    pub(crate) isolation: Option<Isolation>,
 }
 
 impl Shape {
@@ -148,6 +154,8 @@ impl Shape {
             disk,
             ttl,
             kernel,
+            vmm,
+            isolation,
         } = self;
         CreateRequest {
             template,
@@ -160,6 +168,8 @@ impl Shape {
             workdir,
             user,
             ttl,
+            vmm,
+            isolation,
         }
     }
 }

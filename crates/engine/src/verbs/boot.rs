@@ -1,13 +1,13 @@
 //! Starting a machine for a sandbox, from its kernel or from an image: shared by `start`, `fork` and
 //! `resume`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cowslip_host::{Directory, DirectorySpec};
+use cowslip_host::{Cgroup, CgroupSpec, Directory, DirectorySpec, process};
 use cowslip_ledger::plan::Presence;
-use cowslip_ledger::{LedgerError, MonitorInfo, Owner, Resource, SandboxRecord};
+use cowslip_ledger::{Held, LedgerError, MonitorInfo, Owner, Resource, SandboxRecord};
 use cowslip_model::{DiskChain, LayerId, SandboxId};
 use cowslip_proto::AgentClient;
 use cowslip_vmm::{Credentials, Machine, MachineConfig};
@@ -68,6 +68,11 @@ fn machine_id() -> Result<String, EngineError> {
 
 /// How long a machine whose guest cannot be reached may take to say that it ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Memory of a monitor beyond its guest's, in bytes: its own, its emulator's translated code, and what the
+/// kernel holds for it. A bound for one that was taken over, not a measure.
+const MONITOR_MEMORY: u64 = 1 << 30;
+/// Processes and threads of a monitor beyond its vCPUs: QEMU may have 64 for its disk alone.
+const MONITOR_TASKS: u64 = 256;
 /// Lines of the console that an error shows.
 const CONSOLE_LINES: usize = 10;
 
@@ -100,20 +105,24 @@ impl Engine {
         let kernel = self.site.layout.kernel(record.spec.kernel);
         self.refresh_agent(&kernel).await?;
         let layers = self.site.ledger.read(|tx| tx.chain(top))?;
-        let vmm = self.monitors.vmm().await?;
+        let vmm = self.monitor_of(record).await?;
         self.make_sandbox_directory(record.id).await?;
         let spec = DirectorySpec {
             path: self.site.layout.machine(record.id),
             mode: 0o700,
         };
         self.make_directory(Owner::Machine(record.id), spec).await?;
+        let cgroup = self.make_cgroup(record).await?;
         let disk = match self.volumes.activate(&self.site, record.id, &layers).await {
             Err(error) if self.may_copy(&error, &layers) => {
                 self.copy_disk(record.id, &layers, &error).await?
             }
             other => other?,
         };
-        let config = self.machine_config(record, Some(disk));
+        let config = MachineConfig {
+            cgroup,
+            ..self.machine_config(record, Some(disk))
+        };
         let machine = match &from {
             Origin::Kernel => vmm.boot(&self.site, &config).await?,
             Origin::Image { path, saved_by, .. } => {
@@ -147,6 +156,25 @@ impl Engine {
             monitor: vmm.info(),
             times,
         })
+    }
+
+    /// The control group of a sandbox's machine, where this host has any for us.
+    async fn make_cgroup(&self, record: &SandboxRecord) -> Result<Option<PathBuf>, EngineError> {
+        let Some(root) = self.site.host.cgroup_root() else {
+            return Ok(None);
+        };
+        let resources = &record.spec.resources;
+        let path = root.join(process::mark(self.site.ledger.instance(), record.id));
+        let spec = CgroupSpec {
+            path: path.clone(),
+            memory: resources.memory.bytes().saturating_add(MONITOR_MEMORY),
+            tasks: MONITOR_TASKS + u64::from(resources.cpus),
+        };
+        let owner = Owner::Machine(record.id);
+        let slot = self.site.ledger.reserve::<Cgroup>(owner, spec, &[])?;
+        let host = Arc::clone(&self.site.host);
+        blocking(move || host.make_cgroup(slot).map(Held::settle)).await??;
+        Ok(Some(path))
     }
 
     /// The sandbox's own directory, again where a removal took it and failed after that.
@@ -261,6 +289,7 @@ impl Engine {
             command_line: Vec::new(),
             disk,
             work: self.site.layout.sandbox(record.id),
+            cgroup: None,
             console_log: self.site.layout.sandbox(record.id).join("console.log"),
             console_bound: self.config.machine.console_bound,
             credentials: self.credentials(record.slot),

@@ -280,6 +280,8 @@ impl Engine {
             workdir: request.workdir.clone(),
             user: request.user.clone(),
             ttl: request.ttl.or(self.config.defaults.ttl),
+            vmm: request.vmm.unwrap_or(self.config.machine.vmm),
+            isolation: self.allowed_isolation(request.isolation, self.config.machine.isolation)?,
         })
     }
 }

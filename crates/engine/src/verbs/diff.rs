@@ -46,7 +46,8 @@ impl Engine {
     async fn sync_if_it_can(&self, record: &SandboxRecord) {
         let sync = async {
             let live = self.live(record)?;
-            Ok::<_, EngineError>(self.guest(record, &live).await?.sync().await?)
+            self.guest(record, &live).await?.sync().await?;
+            Ok::<_, EngineError>(self.volumes.write_out(&self.site, record.id).await?)
         };
         match tokio::time::timeout(SYNC, sync).await {
             Ok(Ok(())) => {}

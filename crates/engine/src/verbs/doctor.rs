@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cowslip_model::ByteSize;
 use cowslip_model::api::{Check, CheckStatus, DoctorReport};
 use cowslip_model::size::GIB;
+use cowslip_model::{ByteSize, Isolation};
 
 use crate::Engine;
 use crate::error::chain;
@@ -40,7 +40,7 @@ impl Engine {
             self.check_agent(),
             self.check_kernel(),
             self.check_disk(),
-            check_isolation(&self.config),
+            self.check_isolation(),
             self.check_prepared(),
         ]);
         let differences = match self.differences().await {
@@ -66,7 +66,8 @@ impl Engine {
     }
 
     async fn check_monitor(&self) -> Check {
-        match self.monitors.vmm().await {
+        let machine = &self.config.machine;
+        match self.monitors.vmm(machine.vmm, machine.isolation).await {
             Ok(vmm) => {
                 let info = vmm.info();
                 check(
@@ -146,6 +147,45 @@ impl Engine {
             Err(error) => check("disk space", CheckStatus::Failed, error.to_string(), None),
         }
     }
+
+    fn check_isolation(&self) -> Check {
+        let tell = |status, detail: String, mend| check("isolation", status, detail, mend);
+        if !cowslip_host::process::is_root() {
+            return tell(
+                CheckStatus::Ok,
+                "machines run under this user, in QEMU's seccomp sandbox; the engine as root would give \
+                 each its own uid"
+                    .to_owned(),
+                None,
+            );
+        }
+        let base = self.config.machine.uid_base;
+        let users = format!("each machine runs under a uid of its own, from {base} on");
+        if self.config.machine.isolation == Isolation::Direct {
+            return tell(
+                CheckStatus::Warning,
+                format!(
+                    "{users}; but the configuration allows Firecracker without a jail, as root"
+                ),
+                Some("remove isolation = \"direct\" from the configuration"),
+            );
+        }
+        match self.site.host.cgroup_root() {
+            Some(_) => tell(
+                CheckStatus::Ok,
+                format!("{users}, and in a control group of its own"),
+                None,
+            ),
+            None => tell(
+                CheckStatus::Warning,
+                format!(
+                    "{users}; but nothing bounds its memory and tasks: this host has no cgroup2 with the \
+                     controllers memory and pids"
+                ),
+                Some("mount cgroup2 on /sys/fs/cgroup, with these controllers"),
+            ),
+        }
+    }
 }
 
 fn check_kvm(reason: &str) -> Check {
@@ -192,21 +232,6 @@ fn check_device_mapper() -> Check {
             "device-mapper",
             CheckStatus::Ok,
             "not there, and not needed: layers are files",
-            None,
-        )
-    }
-}
-
-fn check_isolation(config: &crate::Config) -> Check {
-    if cowslip_host::process::is_root() {
-        let base = config.machine.uid_base;
-        let detail = format!("each machine runs under a uid of its own, from {base} on");
-        check("isolation", CheckStatus::Ok, detail, None)
-    } else {
-        check(
-            "isolation",
-            CheckStatus::Ok,
-            "machines run under this user, in QEMU's seccomp sandbox; the engine as root would give each its own uid",
             None,
         )
     }

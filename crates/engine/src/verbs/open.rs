@@ -17,7 +17,7 @@ use crate::config::{BackendChoice, Config};
 use crate::error::OpenError;
 use crate::guest::AgentGuests;
 use crate::images::Ext4Images;
-use crate::monitors;
+use crate::monitors::HostMonitors;
 use crate::parts::Parts;
 use crate::verbs::rebuild;
 use crate::verbs::recover::Recovered;
@@ -97,7 +97,7 @@ fn real_parts(config: Config) -> Result<Parts, OpenError> {
     }
     let (backend, note) = choose_backend(config.storage.backend)?;
     Ok(Parts {
-        monitors: monitors::chosen(&config),
+        monitors: Arc::new(HostMonitors::new(&config)),
         volumes: cowslip_store::open(backend, config.storage.durability),
         guests: Arc::new(AgentGuests),
         images: Arc::new(Ext4Images),

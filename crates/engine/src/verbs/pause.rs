@@ -67,6 +67,7 @@ impl Engine {
         let bytes = live.machine.save(&image).await?;
         let top = self.top_of(record)?;
         if let Some(layer) = self.site.ledger.read(|tx| tx.layer(top))? {
+            self.volumes.write_out(&self.site, record.id).await?;
             self.volumes.sync(&self.site, &layer).await?;
         }
         let host = Arc::clone(&self.site.host);

@@ -152,7 +152,7 @@ impl Engine {
 
     async fn adopt_machine(self: &Arc<Self>, record: &SandboxRecord) -> Result<(), EngineError> {
         let id = record.id;
-        let vmm = self.monitors.vmm().await?;
+        let vmm = self.monitor_of(record).await?;
         // Which of two layers it writes is for the machine to say; that it has a disk is for us.
         let top = self.top_of(record)?;
         let layers = self.site.ledger.read(|tx| tx.chain(top))?;

@@ -23,6 +23,7 @@ pub use end::{ExitStatus, ended};
 pub(crate) use inspect::find_all;
 pub use view::{Binding, Node, View};
 
+use crate::cgroup;
 use crate::error::HostError;
 use end::end;
 use inspect::{Standing, find, look, stat};
@@ -96,12 +97,19 @@ pub struct Launch {
     pub credentials: Option<Credentials>,
     /// What it sees that others do not; none: what the engine sees.
     pub view: Option<View>,
+    /// The control group that it is in from its first instruction on; none: the engine's.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// The mark of a sandbox's monitor.
 #[must_use]
 pub fn mark(instance: cowslip_model::InstanceId, sandbox: cowslip_model::SandboxId) -> String {
     format!("cowslip-{instance}-{sandbox}")
+}
+
+/// What the marks of an instance's monitors begin with.
+pub(crate) fn mark_prefix(instance: cowslip_model::InstanceId) -> String {
+    format!("cowslip-{instance}-")
 }
 
 /// The uid this process acts under.
@@ -149,10 +157,20 @@ pub(crate) fn acquire(
         .map(View::prepare)
         .transpose()
         .map_err(HostError::process("prepare what it sees, for", &program))?;
+    let group = launch.cgroup.as_deref();
+    let group = group
+        .map(cgroup::entrance)
+        .transpose()
+        .map_err(HostError::process("open the control group of", &program))?;
     // SAFETY: the closure runs between fork and exec. It makes system calls only, on values made
     // before the fork; it neither allocates nor takes a lock.
     unsafe {
-        command.pre_exec(move || prepare_child(&inherited, view.as_ref(), credentials.as_ref()));
+        command.pre_exec(move || {
+            if let Some(group) = &group {
+                join(group)?;
+            }
+            prepare_child(&inherited, view.as_ref(), credentials.as_ref())
+        });
     }
     let child = command
         .spawn()
@@ -174,6 +192,18 @@ pub(crate) fn acquire(
         let _ = end(pid, start_time);
     }
     Ok(recorded?)
+}
+
+/// Puts the calling process into the group whose entrance this is.
+fn join(group: &OwnedFd) -> io::Result<()> {
+    const OURSELVES: &[u8] = b"0";
+    let fd = group.as_raw_fd();
+    // SAFETY: a system call on an open descriptor and on bytes that live across it.
+    let written = unsafe { libc::write(fd, OURSELVES.as_ptr().cast(), OURSELVES.len()) };
+    if written == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// What the child does before exec: a session of its own, no way to gain privileges, no core files,

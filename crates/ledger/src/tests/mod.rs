@@ -10,8 +10,8 @@ mod records;
 use std::path::PathBuf;
 
 use cowslip_model::{
-    ByteSize, CheckpointId, DiskFormat, KernelId, LayerId, Name, Resources, SandboxId, SandboxSpec,
-    SandboxState, TemplateId, Timestamp,
+    ByteSize, CheckpointId, DiskFormat, Isolation, KernelId, LayerId, MonitorKind, Name, Resources,
+    SandboxId, SandboxSpec, SandboxState, TemplateId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,8 @@ fn spec() -> SandboxSpec {
             memory: ByteSize::mib(256),
             disk: ByteSize::mib(512),
         },
+        vmm: MonitorKind::Firecracker,
+        isolation: Isolation::Direct,
         env: [("A".to_owned(), "b".to_owned())].into(),
         workdir: Some("/".to_owned()),
         user: None,

@@ -11,7 +11,7 @@
 //! since the kernel reads a store once; and the old devices go when nobody else stands on them. Until
 //! it is known which of the two the disk stands on, its row holds both: [`settle`] ends that.
 
-use cowslip_host::dm::DeviceNumber;
+use cowslip_host::dm::{self, DeviceNumber};
 use cowslip_host::{Device, Site, Target};
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{HandleRow, LayerRecord, Resource, Synchronous};
@@ -122,6 +122,19 @@ fn switch(
     let spec = disk_spec(site, sandbox, over(to), sectors(other));
     let table = spec.table.clone();
     Ok(site.host.switch_device(&spec, &table)?)
+}
+
+/// Presses the disk's own cache onto what it stands on.
+pub(super) fn write_out(site: &Site, sandbox: SandboxId) -> Result<(), StoreError> {
+    let row = disk_row(site, sandbox)?;
+    let identity = row
+        .as_ref()
+        .map(HandleRow::identity::<Device>)
+        .transpose()?;
+    match identity.flatten() {
+        Some(identity) => Ok(site.host.sync(&dm::node(identity.number))?),
+        None => Ok(()),
+    }
 }
 
 /// The disk's row depends on what the disk stands on, and on nothing else.

@@ -241,8 +241,12 @@ impl Volumes for Dm {
         let (top, other, sandbox) = (top.clone(), other.clone(), disk.sandbox());
         let durability = self.durability;
         blocking("prepare a freeze", move || {
-            let _one_at_a_time = guard(&lock);
-            freeze::prepare(&site, &top, &other, sandbox, durability)
+            {
+                let _one_at_a_time = guard(&lock);
+                freeze::prepare(&site, &top, &other, sandbox, durability)?;
+            }
+            // The switch writes whatever came after that, under the old table.
+            freeze::write_out(&site, sandbox)
         })
         .await
     }
@@ -265,6 +269,14 @@ impl Volumes for Dm {
             }
             let _one_at_a_time = guard(&lock);
             freeze::moved(&site, &top, &other, sandbox, durability)
+        })
+        .await
+    }
+
+    async fn write_out(&self, site: &Site, sandbox: SandboxId) -> Result<(), StoreError> {
+        let site = site.clone();
+        blocking("write out a disk", move || {
+            freeze::write_out(&site, sandbox)
         })
         .await
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cowslip_host::process::{self, Binding, Launch, Process, ProcessSpec, View};
-use cowslip_host::{Device, Directory, Site};
+use cowslip_host::{Cgroup, Device, Directory, Site};
 use cowslip_ledger::{Held, LedgerError, Owner, Resource};
 use cowslip_model::{DiskChain, DiskFormat, HandleId, SandboxId};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
@@ -76,6 +76,7 @@ pub(super) fn acquire(
         // engine does.
         credentials: None,
         view: Some(view),
+        cgroup: config.cgroup.clone(),
     };
     let needs = needs(site, config.sandbox)?;
     let owner = Owner::Machine(config.sandbox);
@@ -173,7 +174,7 @@ fn needs(site: &Site, sandbox: SandboxId) -> Result<Vec<HandleId>, LedgerError> 
         .read::<_, LedgerError>(|tx| tx.handles_of(Owner::Machine(sandbox)))?;
     Ok(rows
         .iter()
-        .filter(|row| [Directory::KIND, Device::KIND].contains(&row.kind.as_str()))
+        .filter(|row| [Directory::KIND, Device::KIND, Cgroup::KIND].contains(&row.kind.as_str()))
         .map(|row| row.id)
         .collect())
 }

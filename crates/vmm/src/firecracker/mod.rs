@@ -33,6 +33,7 @@ use cowslip_host::Site;
 use cowslip_host::process::Process;
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{HandleState, LedgerError, MonitorInfo, Owner, Resource};
+use cowslip_model::Isolation;
 
 pub use program::{Version, VersionError};
 
@@ -54,16 +55,6 @@ const PROGRAM_VARIABLE: &str = "COWSLIP_FIRECRACKER";
 
 /// Names the jailer where the configuration does not.
 const JAILER_VARIABLE: &str = "COWSLIP_JAILER";
-
-/// How Firecracker is kept apart from the host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Isolation {
-    /// By its jailer: a root directory, a user and a mount namespace of its own.
-    #[default]
-    Jail,
-    /// By a mount namespace and its seccomp filter only; it runs as the engine's user.
-    Direct,
-}
 
 /// What the configuration says of Firecracker.
 #[derive(Debug, Clone, Default)]

@@ -119,6 +119,7 @@ impl Lab {
                 durability: Durability::default(),
             }),
             work: self.dir.path().join("work"),
+            cgroup: None,
             console_log: self.dir.path().join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,

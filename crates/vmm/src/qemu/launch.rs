@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cowslip_host::layout::Layout;
 use cowslip_host::process::{self, Launch, Process, ProcessSpec};
-use cowslip_host::{Device, Directory, Site, Socket, SocketSpec};
+use cowslip_host::{Cgroup, Device, Directory, Site, Socket, SocketSpec};
 use cowslip_ledger::{Held, LedgerError, Owner, Resource};
 use cowslip_model::{HandleId, SandboxId};
 
@@ -126,6 +126,7 @@ pub(super) fn acquire(
         output: messages(&paths.messages)?.into(),
         credentials: config.credentials.clone(),
         view: None,
+        cgroup: config.cgroup.clone(),
     };
     let needs: Vec<HandleId> = directory
         .iter()
@@ -149,7 +150,7 @@ fn runtime_directory(site: &Site, sandbox: SandboxId) -> Result<Vec<HandleId>, L
         .read::<_, LedgerError>(|tx| tx.handles_of(Owner::Machine(sandbox)))?;
     Ok(rows
         .iter()
-        .filter(|row| [Directory::KIND, Device::KIND].contains(&row.kind.as_str()))
+        .filter(|row| [Directory::KIND, Device::KIND, Cgroup::KIND].contains(&row.kind.as_str()))
         .map(|row| row.id)
         .collect())
 }

@@ -93,6 +93,7 @@ impl Lab {
             command_line: Vec::new(),
             disk,
             work: self.dir().to_owned(),
+            cgroup: None,
             console_log: self.dir().join(format!("console-{sandbox}.log")),
             console_bound: ByteSize::mib(1),
             credentials: self.credentials.clone(),

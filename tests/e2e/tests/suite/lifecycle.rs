@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use cowslip_e2e::{Backend, Instance, Kernel, Setup};
-use cowslip_model::SandboxState;
 use cowslip_model::api::{Event, Sandbox};
+use cowslip_model::{MonitorKind, SandboxState};
 
 fn host(backend: Backend) -> Instance {
     let setup = Setup {
@@ -283,4 +283,27 @@ fn one_static_program_is_enough() {
     let _ = host.say("fork point --name two").ok();
     let call = ["exec", "two", "--", "/busybox", "hostname"];
     assert_eq!(host.call(call).ok(), "two");
+}
+
+/// Who may use the API may not give up what the host's owner asked for.
+#[test]
+fn less_isolation_than_configured_is_refused() {
+    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let files = host.files();
+    for call in [
+        "create --vmm firecracker --isolation direct --name one box",
+        "run --isolation direct --name one box -- true",
+    ] {
+        host.say(call)
+            .run()
+            .refused(&["in a jail only", "isolation = \"direct\""]);
+    }
+    host.say("create --vmm xen --name one box").run().exits(125);
+    let _ = host
+        .say("create --vmm qemu --isolation jail --name one box")
+        .ok();
+    let one: Vec<Sandbox> = host.say("inspect one").json();
+    assert_eq!((one[0].vmm, one[0].isolation), (MonitorKind::Qemu, None));
+    let _ = host.say("rm one").ok();
+    host.assert_only(&files);
 }

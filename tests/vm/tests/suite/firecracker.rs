@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use cowslip_e2e::{Instance, Kernel, Setup};
+use cowslip_e2e::{Backend, Instance, Kernel, Setup};
 use cowslip_model::api::{Checkpoint, Sandbox};
+use cowslip_model::{Isolation, MonitorKind};
 
 const JAIL: &str = "vmm = \"firecracker\"";
 const DIRECT: &str = "vmm = \"firecracker\"\nisolation = \"direct\"";
 
 /// An instance that uses Firecracker; none, told loudly, where there is none.
 fn instance(machine: &str) -> Option<Instance> {
+    instance_on(Backend::Qcow2, machine)
+}
+
+fn instance_on(backend: Backend, machine: &str) -> Option<Instance> {
     for name in ["COWSLIP_FIRECRACKER", "COWSLIP_JAILER"] {
         if std::env::var_os(name).is_none() {
             eprintln!("SKIPPED: {name} names no program; no package has one");
@@ -17,6 +22,7 @@ fn instance(machine: &str) -> Option<Instance> {
         }
     }
     let setup = Setup {
+        backend,
         machine: machine.to_owned(),
         ..Setup::default()
     };
@@ -24,10 +30,8 @@ fn instance(machine: &str) -> Option<Instance> {
 }
 
 /// The main job: run, checkpoint, fork two at once, pause, resume, an engine that is killed, stop, start.
-fn whole_life(machine: &str) {
-    let Some(host) = instance(machine) else {
-        return;
-    };
+fn whole_life(host: Option<Instance>) {
+    let Some(host) = host else { return };
     let files = host.files();
     let _ = host.say("run -d --name one --memory 128M box").ok();
     let _ = host
@@ -63,13 +67,19 @@ fn whole_life(machine: &str) {
 #[test]
 fn a_sandbox_in_direct_mode_has_its_whole_life() {
     // covers R30 R32 R46
-    whole_life(DIRECT);
+    whole_life(instance(DIRECT));
 }
 
 #[test]
 fn a_sandbox_in_a_jail_has_its_whole_life() {
     // covers R9 R30 R32 R46 R49
-    whole_life(JAIL);
+    whole_life(instance(JAIL));
+}
+
+/// A disk that is a file belongs to the user of its jail.
+#[test]
+fn a_sandbox_in_a_jail_lives_on_a_copy_too() {
+    whole_life(instance_on(Backend::Copy, JAIL));
 }
 
 /// What a jailed Firecracker has of the host: a root of its own with nothing but what it needs, a user of
@@ -118,6 +128,18 @@ fn a_jail_holds_what_a_machine_needs_and_nothing_else() {
             names("api monitor.log rootfs vsock")
         );
         assert_eq!(listed("exchange"), BTreeSet::new());
+        let cgroup = proc("cgroup");
+        let group = cgroup.trim().strip_prefix("0::/").unwrap();
+        assert!(
+            proc("cmdline").contains(group),
+            "{group}: the mark is its name"
+        );
+        let limit = |name: &str| {
+            let file = format!("/sys/fs/cgroup/{group}/{name}");
+            std::fs::read_to_string(file).unwrap().trim().parse::<u64>()
+        };
+        assert_eq!(limit("memory.max").unwrap(), (128 << 20) + (1 << 30));
+        assert_eq!(limit("pids.max").unwrap(), 257);
         let inside = proc("mountinfo");
         assert!(!inside.contains(" / / "), "the host's root: {inside}");
         let limits = proc("limits");
@@ -153,4 +175,43 @@ fn checkpoints_cross_between_jail_and_direct_mode() {
     let _ = host.say("rm --force two three").ok();
     let _ = host.say("checkpoint rm other").ok();
     let _ = host.say("checkpoint rm point").ok();
+}
+
+/// Every sandbox has the monitor it asked for, and a checkpoint of one is for no other.
+#[test]
+fn monitors_are_chosen_by_the_sandbox() {
+    let Some(host) = instance(DIRECT) else { return };
+    for (name, words) in [
+        ("plain", "--vmm qemu"),
+        ("jailed", "--isolation jail"),
+        ("direct", "--isolation direct"),
+    ] {
+        let run = format!("run -d --name {name} {words} --memory 128M box");
+        let _ = host.say(&run).ok();
+    }
+    for (name, vmm, isolation) in [
+        ("plain", MonitorKind::Qemu, None),
+        ("jailed", MonitorKind::Firecracker, Some(Isolation::Jail)),
+        ("direct", MonitorKind::Firecracker, Some(Isolation::Direct)),
+    ] {
+        let _ = host.sh(name, "echo hello >/run/g").ok();
+        let _ = host
+            .say(&format!("checkpoint create {name} --name of-{name}"))
+            .ok();
+        let found: Vec<Sandbox> = host.say(&format!("inspect {name}")).json();
+        assert_eq!((found[0].vmm, found[0].isolation), (vmm, isolation));
+        let fork: Vec<Sandbox> = host
+            .say(&format!("fork of-{name} --name fork-{name}"))
+            .json();
+        assert_eq!((fork[0].vmm, fork[0].isolation), (vmm, isolation));
+        assert_eq!(host.sh(&format!("fork-{name}"), "cat /run/g").ok(), "hello");
+        let _ = host.say(&format!("rm --force {name} fork-{name}")).ok();
+    }
+    host.configure_machine(JAIL);
+    host.say("fork of-direct --isolation direct")
+        .run()
+        .refused(&["in a jail only"]);
+    for name in ["plain", "jailed", "direct"] {
+        let _ = host.say(&format!("checkpoint rm of-{name}")).ok();
+    }
 }

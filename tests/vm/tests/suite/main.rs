@@ -9,6 +9,7 @@
 #![allow(clippy::cast_possible_truncation)]
 
 mod bench;
+mod cgroups;
 mod commands;
 mod devices;
 mod discards;
