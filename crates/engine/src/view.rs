@@ -61,6 +61,7 @@ impl Engine {
             layers: layers.len() as u64,
             backend: backend.as_str().to_owned(),
             disk_fallback: record.disk_fallback.clone(),
+            phases: record.phases.clone(),
             vmm: record.spec.vmm,
             isolation: (record.spec.vmm == MonitorKind::Firecracker)
                 .then(|| self.isolation_of(&record.spec)),

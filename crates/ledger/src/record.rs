@@ -1,6 +1,7 @@
 //! The objects of the ledger, one record each. A record is stored as JSON beside the columns that
 //! other rows refer to, so that a new field needs no migration.
 
+use cowslip_model::api::Phase;
 use cowslip_model::{
     ByteSize, CheckpointId, DiskFormat, KernelId, LayerId, Name, ProcessId, SandboxId, SandboxSpec,
     SandboxState, TemplateId, Timestamp, Transition,
@@ -136,6 +137,9 @@ pub struct SandboxRecord {
     /// Why its disk is a whole copy, where the backend makes devices.
     #[serde(default)]
     pub disk_fallback: Option<String>,
+    /// How long the parts of its last start took.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
     /// The command `run` was given.
     pub main: Option<MainProcess>,
     /// Remove it when its main process ends.

@@ -184,6 +184,18 @@ pub struct Sandbox {
     pub started_at: Option<Timestamp>,
     /// When its TTL ends.
     pub expires_at: Option<Timestamp>,
+    /// How long the parts of its last start, fork or resume took, in order: together they are the whole.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+}
+
+/// A part of what was done, and how long it took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Phase {
+    /// Which part.
+    pub name: String,
+    /// In microseconds.
+    pub us: u64,
 }
 
 /// A checkpoint.

@@ -147,6 +147,27 @@ pub(crate) fn diff(found: &Diff) -> String {
     table.render(super::table::Style::of_stdout())
 }
 
+/// How long the parts of sandboxes' last starts took.
+pub(crate) fn timings(items: &[Sandbox]) -> String {
+    let mut table = Table::new(&["SANDBOX", "PHASE", "TIME"]);
+    let millis = |us: u64| format!("{}.{:03} ms", us / 1000, us % 1000);
+    for item in items {
+        let parts = item
+            .phases
+            .iter()
+            .map(|phase| (phase.name.as_str(), phase.us));
+        let whole = ("together", item.phases.iter().map(|phase| phase.us).sum());
+        for (name, us) in parts.chain([whole]) {
+            table.row(vec![
+                plain(item.name.to_string()),
+                plain(name),
+                plain(millis(us)),
+            ]);
+        }
+    }
+    table.render(super::table::Style::of_stdout())
+}
+
 /// Kernels.
 pub(crate) fn kernels(items: &[Kernel], now: Timestamp) -> Table {
     let mut table = Table::new(&[

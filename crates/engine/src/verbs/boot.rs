@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cowslip_host::{Cgroup, CgroupSpec, Directory, DirectorySpec, process};
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, LedgerError, MonitorInfo, Owner, Resource, SandboxRecord};
+use cowslip_model::api::Phase;
 use cowslip_model::{DiskChain, LayerId, SandboxId};
 use cowslip_proto::AgentClient;
 use cowslip_vmm::{Credentials, Machine, MachineConfig};
@@ -17,6 +18,7 @@ use crate::error::EngineError;
 use crate::guest::{BootTimes, Guest, Restored, Setup};
 use crate::live::Live;
 use crate::unwind::unwind;
+use crate::verbs::checkpoint::micros;
 use crate::verbs::logs::CONSOLE_LOG;
 use crate::{Engine, blocking};
 
@@ -35,10 +37,36 @@ pub(crate) enum Origin<'a> {
 }
 
 /// How long the parts of a start took.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct StartTimes {
     pub(crate) monitor: Duration,
     pub(crate) guest: Duration,
+    pub(crate) phases: Vec<Phase>,
+}
+
+/// Measures one part after the other.
+struct Phases {
+    since: Instant,
+    phases: Vec<Phase>,
+}
+
+impl Phases {
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            phases: Vec::new(),
+        }
+    }
+
+    /// What was done since the last part was ended.
+    fn end(&mut self, name: &str) {
+        let now = Instant::now();
+        self.phases.push(Phase {
+            name: name.to_owned(),
+            us: micros(now.duration_since(self.since)),
+        });
+        self.since = now;
+    }
 }
 
 /// A machine whose agent has answered.
@@ -101,11 +129,13 @@ impl Engine {
         from: Origin<'_>,
         boot: &CancellationToken,
     ) -> Result<Started, EngineError> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
+        let mut phases = Phases::begin();
         let kernel = self.site.layout.kernel(record.spec.kernel);
         self.refresh_agent(&kernel).await?;
         let layers = self.site.ledger.read(|tx| tx.chain(top))?;
         let vmm = self.monitor_of(record).await?;
+        phases.end("look up");
         self.make_sandbox_directory(record.id).await?;
         let spec = DirectorySpec {
             path: self.site.layout.machine(record.id),
@@ -113,23 +143,31 @@ impl Engine {
         };
         self.make_directory(Owner::Machine(record.id), spec).await?;
         let cgroup = self.make_cgroup(record).await?;
+        phases.end("directories");
         let disk = match self.volumes.activate(&self.site, record.id, &layers).await {
             Err(error) if self.may_copy(&error, &layers) => {
                 self.copy_disk(record.id, &layers, &error).await?
             }
             other => other?,
         };
+        phases.end("disk");
         let config = MachineConfig {
             cgroup,
             ..self.machine_config(record, Some(disk))
         };
         let machine = match &from {
-            Origin::Kernel => vmm.boot(&self.site, &config).await?,
+            Origin::Kernel => {
+                let machine = vmm.boot(&self.site, &config).await?;
+                phases.end("monitor");
+                machine
+            }
             Origin::Image { path, saved_by, .. } => {
                 vmm.settle(&self.site, &config).await?;
                 vmm.restores(saved_by)?;
                 let machine = vmm.restore(&self.site, &config, path).await?;
+                phases.end("monitor");
                 machine.resume().await?;
+                phases.end("resume");
                 machine
             }
         };
@@ -146,9 +184,11 @@ impl Engine {
             Ok(guest) => guest,
             Err(error) => return Err(self.explain_boot(record, &machine, error).await),
         };
+        phases.end("guest");
         let times = StartTimes {
             monitor: monitor_up,
             guest: begun.elapsed() - monitor_up,
+            phases: phases.phases,
         };
         Ok(Started {
             boot_times: guest.boot_times(),

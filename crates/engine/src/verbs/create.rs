@@ -130,6 +130,7 @@ impl Engine {
             slot: 0,
             created_at,
             disk_fallback: None,
+            phases: Vec::new(),
             started_at: None,
         })
     }

@@ -8,6 +8,7 @@ use cowslip_model::{SandboxId, SandboxState, Timestamp, Transition};
 
 use crate::error::EngineError;
 use crate::verbs::boot::{Origin, StartTimes, Started};
+use crate::verbs::checkpoint::micros;
 use crate::{Engine, to_the_end};
 
 impl Engine {
@@ -43,7 +44,7 @@ impl Engine {
                 .unwrap_or(record);
             let top = self.top_of(&record)?;
             let started = self.start_machine(&record, top, Origin::Kernel).await?;
-            let times = started.times;
+            let times = started.times.clone();
             let record = self.publish_running(id, "start: publish", started, |sandbox| {
                 // The process that `run` started ended with the machine it ran in.
                 sandbox.main = sandbox.main.take().filter(|main| main.exit_code.is_some());
@@ -80,9 +81,8 @@ impl Engine {
             sandbox.reason = None;
             sandbox.monitor = Some(monitor);
             sandbox.started_at = Some(Timestamp::now());
+            sandbox.phases.clone_from(&times.phases);
             more(sandbox);
-            let micros =
-                |span: std::time::Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
             let detail = serde_json::json!({
                 "monitor_us": micros(times.monitor),
                 "guest_us": micros(times.guest),

@@ -134,6 +134,7 @@ fn sandbox(bits: u64, top: Option<u64>) -> SandboxRecord {
         slot: 0,
         created_at: Timestamp(bits),
         disk_fallback: None,
+        phases: Vec::new(),
         started_at: None,
         expires_at: None,
     }

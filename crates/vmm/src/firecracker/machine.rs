@@ -27,6 +27,7 @@ use super::api::{
     Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
     MachineConfiguration, SnapshotCreate, SnapshotKind, SnapshotLoad, Vsock,
 };
+use super::launch::failed;
 use super::paths::{self, Exchange, Paths, seen};
 use super::{ending, image, jail, vsock};
 use crate::console::{self, BoundedLog};
@@ -358,15 +359,6 @@ impl FirecrackerMachine {
 
     async fn explain(&self, operation: &'static str, error: ApiError) -> VmmError {
         ending::explain(&self.ending, operation, error).await
-    }
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VmmError {
-    let path = path.to_owned();
-    move |source| VmmError::File {
-        operation,
-        path,
-        source,
     }
 }
 

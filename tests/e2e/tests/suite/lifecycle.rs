@@ -307,3 +307,39 @@ fn less_isolation_than_configured_is_refused() {
     let _ = host.say("rm one").ok();
     host.assert_only(&files);
 }
+
+#[test]
+fn where_the_time_of_a_start_went_is_told() {
+    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let _ = host.say("create --name one box").ok();
+    let names = |sandbox: &str| {
+        let call = format!("inspect --timings {sandbox}");
+        let found: serde_json::Value = host.say(&call).json();
+        let phases = found[0]["phases"].as_array().unwrap().clone();
+        let name = |phase: &serde_json::Value| phase["name"].as_str().unwrap().to_owned();
+        phases.iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(names("one"), [""; 0], "it was never started");
+    let _ = host.say("start one").ok();
+    let booted = ["look up", "directories", "disk", "monitor", "guest"];
+    assert_eq!(names("one"), booted);
+    let _ = host.say("checkpoint create one --name point").ok();
+    let _ = host.say("fork point --name two").ok();
+    let restored = [
+        "look up",
+        "directories",
+        "disk",
+        "monitor",
+        "resume",
+        "guest",
+    ];
+    assert_eq!(names("two"), restored);
+    let one: Vec<Sandbox> = host.say("inspect one").json();
+    let whole: u64 = one[0].phases.iter().map(|phase| phase.us).sum();
+    assert!(
+        one[0].phases.iter().all(|phase| phase.us < whole),
+        "{one:?}"
+    );
+    let table = host.say("inspect --timings one two").ok();
+    assert_eq!(table.matches("together").count(), 2, "{table}");
+}
