@@ -88,6 +88,9 @@ pub struct Machine {
     pub isolation: Isolation,
     /// The accelerator of QEMU; Firecracker has only KVM.
     pub accelerator: AcceleratorChoice,
+    /// Images of memory that a checkpoint may stand on, each with what changed since the one below; the next is
+    /// whole. Zero: every one is, and what guests write is not tracked. Only in Firecracker.
+    pub memory_chain: u32,
     /// First of the uids that machines run under when the engine is root; each sandbox has its own.
     pub uid_base: u32,
     /// How many there are.
@@ -108,6 +111,7 @@ impl Default for Machine {
             vmm: MonitorKind::Qemu,
             isolation: Isolation::Jail,
             accelerator: AcceleratorChoice::Auto,
+            memory_chain: 8,
             uid_base: 2_000_000,
             uid_count: 65_536,
             console_bound: ByteSize::mib(1),

@@ -16,6 +16,7 @@ pub mod error;
 pub mod guest;
 pub mod images;
 pub mod live;
+mod locks;
 mod lookup;
 mod monitors;
 mod names;
@@ -27,14 +28,14 @@ pub mod verbs;
 mod view;
 mod water;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cowslip_host::Site;
 use cowslip_ledger::{EventRecord, Owner};
-use cowslip_model::SandboxId;
 use cowslip_model::api::Event;
+use cowslip_model::{CheckpointId, SandboxId};
 use cowslip_store::Volumes;
 use tokio::sync::{Notify, OwnedMutexGuard, broadcast};
 
@@ -47,6 +48,7 @@ use crate::boots::Boots;
 use crate::guest::Guests;
 use crate::images::Images;
 use crate::live::LiveTable;
+use crate::locks::Locks;
 use crate::parts::Monitors;
 use crate::water::Water;
 
@@ -66,7 +68,9 @@ pub struct Engine {
     water: Water,
     /// Rung when a verb finds space that the last look did not: guests that stand still may go on.
     space_found: Arc<Notify>,
-    locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Locks<SandboxId>,
+    /// Held while a checkpoint's image is made whole.
+    completing: Locks<CheckpointId>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,
     /// Held while layers are merged.
@@ -97,21 +101,12 @@ impl Engine {
 
     /// Waits until no other verb works on this sandbox.
     async fn lock(&self, id: SandboxId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            // Locks that only the table knows belong to sandboxes nobody works on.
-            locks.retain(|key, lock| *key == id || Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(id).or_default())
-        };
-        lock.lock_owned().await
+        self.locks.lock(id).await
     }
 
     /// The same, if no other verb does now.
     fn try_lock(&self, id: SandboxId) -> Option<OwnedMutexGuard<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(locks.entry(id).or_default())
-            .try_lock_owned()
-            .ok()
+        self.locks.try_lock(id)
     }
 
     /// Events from now on.

@@ -4,7 +4,7 @@ use cowslip_host::{Process, process::ProcessIdentity};
 use cowslip_ledger::{
     CheckpointRecord, EventRecord, KernelRecord, Owner, Resource, SandboxRecord, TemplateRecord,
 };
-use cowslip_model::{ByteSize, DiskFormat, MonitorKind, SandboxState, api};
+use cowslip_model::{ByteSize, CpuTemplate, DiskFormat, MonitorKind, SandboxState, api};
 use cowslip_store::Backend;
 
 use crate::Engine;
@@ -65,6 +65,8 @@ impl Engine {
             vmm: record.spec.vmm,
             isolation: (record.spec.vmm == MonitorKind::Firecracker)
                 .then(|| self.isolation_of(&record.spec)),
+            cpu_template: record.spec.cpu_template.as_ref().map(CpuTemplate::name),
+            disk_limits: record.spec.disk_limits,
             monitor: record.monitor.as_ref().map(in_words),
             env: record.spec.env.clone(),
             workdir: record.spec.workdir.clone(),
@@ -136,8 +138,12 @@ impl Engine {
             cpus: record.spec.resources.cpus,
             memory: record.spec.resources.memory,
             memory_used: record.memory_bytes,
+            memory_chain: u64::from(record.memory_chain),
             disk_used: ByteSize(disk_used),
             monitor: in_words(&record.monitor),
+            cpu: record.monitor.cpu.as_ref().map(|cpu| cpu.name.clone()),
+            template_digest: record.template_digest.clone(),
+            kernel_digest: record.kernel_digest.clone(),
             downtime_ms: record.downtime_us as f64 / 1000.0,
             publication_ms: record.publication_us as f64 / 1000.0,
             created_at: record.created_at,

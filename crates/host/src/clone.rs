@@ -69,6 +69,22 @@ pub fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     }
 }
 
+/// The next byte at or after `at` that is in a hole; the end of the file is one.
+///
+/// # Errors
+/// The failing system call's.
+pub fn next_hole(file: &File, at: u64) -> io::Result<u64> {
+    Ok(seek(file, SeekFrom::Hole(at))?)
+}
+
+/// Copies the bytes between the offsets `start` and `end` of `from` to the same place in `to`, holes as zeros.
+///
+/// # Errors
+/// The failing system call's.
+pub fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
+    copy_extent(from, to, start, end)
+}
+
 /// Makes `length` bytes of `file` from `at` on zeros, as a hole where the file system can.
 ///
 /// # Errors

@@ -161,6 +161,13 @@ pub trait Host: Send + Sync + 'static {
     /// When it is still there, and why.
     fn remove_file(&self, path: &Path) -> Result<(), HostError>;
 
+    /// Removes the files `gone` (absent is fine), then gives each of the first plain files a second name: one
+    /// inside a directory that a handle holds, which replaces what stood there.
+    ///
+    /// # Errors
+    /// At the first that does not come about; what was done before stays.
+    fn relink(&self, gone: &[PathBuf], links: &[(PathBuf, PathBuf)]) -> Result<(), HostError>;
+
     /// Presses a file, or a directory's entries, onto the disk.
     ///
     /// # Errors

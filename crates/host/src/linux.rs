@@ -243,6 +243,16 @@ impl Host for LinuxHost {
         }
     }
 
+    fn relink(&self, gone: &[PathBuf], links: &[(PathBuf, PathBuf)]) -> Result<(), HostError> {
+        for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {
+            self.remove_file(path)?;
+        }
+        for (from, to) in links {
+            std::fs::hard_link(from, to).map_err(HostError::path("give another name to", from))?;
+        }
+        Ok(())
+    }
+
     fn sync(&self, path: &Path) -> Result<(), HostError> {
         publish::sync(path)
     }

@@ -3,8 +3,8 @@
 
 use cowslip_model::api::Phase;
 use cowslip_model::{
-    ByteSize, CheckpointId, DiskFormat, KernelId, LayerId, Name, ProcessId, SandboxId, SandboxSpec,
-    SandboxState, TemplateId, Timestamp, Transition,
+    ByteSize, CheckpointId, DiskFormat, HostCpu, KernelId, LayerId, Name, ProcessId, SandboxId,
+    SandboxSpec, SandboxState, TemplateId, Timestamp, Transition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,9 @@ pub struct MonitorInfo {
     pub accelerator: String,
     /// The machine type.
     pub machine: String,
+    /// What it needs of the host's processor; none where that is emulated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<HostCpu>,
 }
 
 /// The command that `run` was given.
@@ -137,6 +140,10 @@ pub struct SandboxRecord {
     /// Why its disk is a whole copy, where the backend makes devices.
     #[serde(default)]
     pub disk_fallback: Option<String>,
+    /// What its machine's memory was at the last save or restore lies in its directory, and so many images that
+    /// it stands on; the monitor knows what was written since then. None: nobody knows.
+    #[serde(default)]
+    pub memory_base: Option<u32>,
     /// How long the parts of its last start took.
     #[serde(default)]
     pub phases: Vec<Phase>,
@@ -175,8 +182,20 @@ pub struct CheckpointRecord {
     pub generation: u64,
     /// The monitor that can restore it.
     pub monitor: MonitorInfo,
+    /// sha256 of the template's image that its disk stands on.
+    #[serde(default)]
+    pub template_digest: Option<String>,
+    /// sha256 of the kernel image that runs in its memory.
+    #[serde(default)]
+    pub kernel_digest: Option<String>,
     /// Bytes of memory and device state on disk.
     pub memory_bytes: ByteSize,
+    /// Images that its memory stands on; zero: it is whole.
+    #[serde(default)]
+    pub memory_chain: u32,
+    /// The boot in which its whole image was put together from these.
+    #[serde(default)]
+    pub whole_since: Option<String>,
     /// How long the vCPUs stood still, in microseconds.
     pub downtime_us: u64,
     /// How long until it was published, in microseconds.

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::cpu::CpuTemplate;
 use crate::id::{CheckpointId, KernelId, LayerId, ProcessId, SandboxId, TemplateId};
+use crate::limits::DiskLimits;
 use crate::monitor::{Isolation, MonitorKind};
 use crate::name::Name;
 use crate::size::ByteSize;
@@ -160,6 +162,12 @@ pub struct Sandbox {
     /// How Firecracker is kept apart from the host; none of QEMU, which always is in the same way.
     #[serde(default)]
     pub isolation: Option<Isolation>,
+    /// What of its processor the guest is shown: the name of a template, or "custom".
+    #[serde(default)]
+    pub cpu_template: Option<String>,
+    /// How fast it may use its disk.
+    #[serde(default)]
+    pub disk_limits: DiskLimits,
     /// The monitor of its last run, as "qemu 7.2.22 (tcg)".
     pub monitor: Option<String>,
     /// Environment of its processes.
@@ -215,12 +223,24 @@ pub struct Checkpoint {
     pub cpus: u32,
     /// Guest memory, in bytes.
     pub memory: ByteSize,
-    /// Bytes of memory and device state on the host's disk.
+    /// Bytes of memory and device state that it holds itself on the host's disk.
     pub memory_used: ByteSize,
+    /// Images of memory that it stands on, each with what changed since the one below; 0: it holds all.
+    #[serde(default)]
+    pub memory_chain: u64,
     /// Bytes of its layer on the host's disk; shared with what stands on it.
     pub disk_used: ByteSize,
     /// The monitor that can restore it.
     pub monitor: String,
+    /// The processor that it ran on, where it needs one like that.
+    #[serde(default)]
+    pub cpu: Option<String>,
+    /// sha256 of its template's image.
+    #[serde(default)]
+    pub template_digest: Option<String>,
+    /// sha256 of its kernel.
+    #[serde(default)]
+    pub kernel_digest: Option<String>,
     /// Milliseconds for which the vCPUs stood still.
     pub downtime_ms: f64,
     /// Milliseconds until it was published.
@@ -370,6 +390,15 @@ pub struct CreateRequest {
     /// than that is refused by.
     #[serde(default)]
     pub isolation: Option<Isolation>,
+    /// What of its processor the guest is shown, in Firecracker; none: all that it has.
+    #[serde(default)]
+    pub cpu_template: Option<CpuTemplate>,
+    /// Bytes of its disk that it may read and write in a second; none: no limit.
+    #[serde(default)]
+    pub disk_bandwidth: Option<ByteSize>,
+    /// Requests that it may make of its disk in a second; none: no limit.
+    #[serde(default)]
+    pub disk_iops: Option<u64>,
 }
 
 /// A process to be started in a sandbox.

@@ -5,8 +5,10 @@
 //! no inner layer checks it again (R63).
 
 pub mod api;
+pub mod cpu;
 pub mod disk;
 pub mod id;
+pub mod limits;
 pub mod monitor;
 pub mod name;
 pub mod size;
@@ -14,10 +16,12 @@ pub mod spec;
 pub mod state;
 pub mod time;
 
+pub use cpu::{CpuTemplate, CpuTemplateError, HostCpu, NamedCpuTemplate};
 pub use disk::{DiskChain, DiskFormat, DiskLayer, Durability};
 pub use id::{
     CheckpointId, HandleId, InstanceId, KernelId, LayerId, ProcessId, SandboxId, TemplateId,
 };
+pub use limits::DiskLimits;
 pub use monitor::{Isolation, MonitorKind, UnknownWord};
 pub use name::{Name, NameError};
 pub use size::{ByteSize, SizeError};

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpu::CpuTemplate;
 use crate::id::{KernelId, TemplateId};
+use crate::limits::DiskLimits;
 use crate::monitor::{Isolation, MonitorKind};
 use crate::size::ByteSize;
 use crate::time::Lifetime;
@@ -44,4 +46,10 @@ pub struct SandboxSpec {
     /// How that is kept apart from the host; a configuration that asks for more gets more.
     #[serde(default)]
     pub isolation: Isolation,
+    /// What of its processor the guest is shown; none: all that the monitor has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<CpuTemplate>,
+    /// How fast it may use its disk.
+    #[serde(default)]
+    pub disk_limits: DiskLimits,
 }

@@ -453,6 +453,28 @@ impl Host for SimHost {
         })
     }
 
+    fn relink(&self, gone: &[PathBuf], links: &[(PathBuf, PathBuf)]) -> Result<(), HostError> {
+        for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {
+            self.own(path)?;
+        }
+        self.step("host: relink", |inner| {
+            for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {
+                if inner.entries.contains_key(path) {
+                    inner.file(path).map_err(HostError::path("remove", path))?;
+                    inner.remove(path);
+                }
+            }
+            for (from, to) in links {
+                let failed = HostError::path("give another name to", from);
+                let file = inner.file(from).cloned();
+                // Images are never written again: a copy is as good as another name.
+                file.and_then(|file| inner.create(to, Node::File(file)))
+                    .map_err(failed)?;
+            }
+            Ok(())
+        })
+    }
+
     fn head(&self, path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
         self.step("host: read head", |inner| {
             let Some(entry) = inner.entries.get(path) else {

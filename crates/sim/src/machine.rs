@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use cowslip_ledger::LedgerError;
 use cowslip_ledger::fault::Injector;
 use cowslip_model::{DiskFormat, DiskLayer, SandboxId};
-use cowslip_vmm::{AgentChannel, Machine, RunState, VmmError};
+use cowslip_vmm::{AgentChannel, Machine, RunState, Saved, VmmError};
 use tokio::sync::watch;
 
 use crate::world::{self, FileNode, GuestState, Image, Inner, LastWords, Node, World};
@@ -96,7 +96,7 @@ impl Machine for SimMachine {
     }
 
     /// In two steps, so that a failure between them leaves half an image, as a full disk does.
-    async fn save(&self, image: &Path) -> Result<u64, VmmError> {
+    async fn save(&self, image: &Path, base: Option<&Path>) -> Result<Saved, VmmError> {
         let file = |source: io::Error| VmmError::File {
             operation: "save to",
             path: image.to_owned(),
@@ -110,13 +110,43 @@ impl Machine for SimMachine {
                 .map_err(file)
         })?;
         self.step("monitor: save", "save", |inner| {
-            let memory = self.with(inner, "save", |machine| machine.memory.clone())?;
+            let save = inner.number();
+            // What was written is forgotten with the save, whether anybody hears of it or not.
+            let (memory, before) = self.with(inner, "save", |machine| {
+                (machine.memory.clone(), machine.saved.replace(save))
+            })?;
+            let stands_on = match base {
+                None => None,
+                Some(base) => {
+                    let found = inner.file(base).map_err(file)?.image.as_ref();
+                    let found = found.map(|image| image.save);
+                    if found.is_none() || found != before {
+                        let what = format!(
+                            "sandbox {} saved what changed since save {before:?} as if it were since {found:?}",
+                            self.sandbox
+                        );
+                        inner.violation(what);
+                    }
+                    found
+                }
+            };
             let length = 4096 + memory.disk.len() as u64;
             let node = inner.file_mut(image).map_err(file)?;
-            node.image = Some(Image { memory });
+            node.image = Some(Image {
+                memory,
+                save,
+                stands_on,
+            });
             node.length = length;
-            Ok(length)
+            Ok(Saved {
+                bytes: length,
+                changes_only: stands_on.is_some(),
+            })
         })
+    }
+
+    fn tracks_memory(&self) -> bool {
+        true
     }
 
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), VmmError> {

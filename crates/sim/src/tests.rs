@@ -8,7 +8,7 @@ use cowslip_host::{Directory, DirectorySpec, File, FileSpec, Process, ProcessSpe
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Faults, LayerRecord, Owner, Synchronous, Verdict};
-use cowslip_model::{ByteSize, DiskLayer, LayerId, SandboxId, Timestamp};
+use cowslip_model::{ByteSize, DiskLayer, DiskLimits, LayerId, SandboxId, Timestamp};
 use cowslip_store::{Backend, FreezeStyle, LiveDisk, StoreError, Volumes};
 use cowslip_vmm::{Machine, MachineConfig, Vmm, VmmError};
 
@@ -127,6 +127,9 @@ impl Bench {
             initramfs: kernel.join("initramfs"),
             command_line: Vec::new(),
             disk: Some(disk),
+            disk_limits: DiskLimits::default(),
+            cpu_template: None,
+            track_memory: false,
             work: self.rig.layout.sandbox(sandbox),
             cgroup: None,
             console_log: self.rig.layout.sandbox(sandbox).join("console.log"),
@@ -159,7 +162,7 @@ impl Bench {
             .freeze(&self.site, top, &other, &Disk(machine))
             .await
             .unwrap();
-        machine.save(&self.image()).await.unwrap();
+        machine.save(&self.image(), None).await.unwrap();
         machine.resume().await.unwrap();
         if new_top { top.clone() } else { other }
     }
@@ -387,6 +390,9 @@ fn minimal(bench: &Bench) -> MachineConfig {
         initramfs: bench.rig.layout.kernel(KERNEL).join("initramfs"),
         command_line: Vec::new(),
         disk: None,
+        disk_limits: DiskLimits::default(),
+        cpu_template: None,
+        track_memory: false,
         work: PathBuf::from("/"),
         cgroup: None,
         console_log: PathBuf::from("/console.log"),
@@ -454,7 +460,7 @@ async fn half_an_image_is_not_restored() {
     // An image is never written twice.
     machine.pause().await.unwrap();
     assert!(matches!(
-        machine.save(&bench.image()).await,
+        machine.save(&bench.image(), None).await,
         Err(VmmError::File { .. })
     ));
     let other = SimVmm::new(bench.rig.world.clone(), Injector::default()).with_version("2");

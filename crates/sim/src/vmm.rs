@@ -17,7 +17,7 @@ use cowslip_model::SandboxId;
 use cowslip_vmm::{Machine, MachineConfig, Vmm, VmmError};
 
 use crate::machine::SimMachine;
-use crate::world::{self, GuestState, Inner, Memory, World};
+use crate::world::{self, FileNode, GuestState, Inner, Memory, Node, World};
 
 /// One engine's monitor over a [`World`].
 #[derive(Clone)]
@@ -96,7 +96,7 @@ impl SimVmm {
         pid: u32,
         config: &MachineConfig,
         operation: &'static str,
-        memory: impl FnOnce(Vec<String>) -> Memory,
+        memory: impl FnOnce(Vec<String>) -> (Memory, Option<u64>),
         state: GuestState,
     ) -> Result<(), VmmError> {
         let sandbox = config.sandbox;
@@ -112,7 +112,7 @@ impl SimVmm {
             Some(disk) => inner.open_disk(sandbox, disk).map_err(refused)?,
             None => Vec::new(),
         };
-        let memory = memory(inner.content(&chain));
+        let (memory, saved) = memory(inner.content(&chain));
         let process = inner.processes.get_mut(&pid).ok_or(VmmError::Ended {
             operation,
             sandbox,
@@ -121,6 +121,7 @@ impl SimVmm {
         process.machine = Some(world::Machine {
             state,
             memory,
+            saved,
             told: false,
             chain,
         });
@@ -148,6 +149,7 @@ impl Vmm for SimVmm {
             version: self.version.clone(),
             accelerator: "none".to_owned(),
             machine: "memory".to_owned(),
+            cpu: None,
         }
     }
 
@@ -171,9 +173,12 @@ impl Vmm for SimVmm {
     ) -> Result<Arc<dyn Machine>, VmmError> {
         let pid = self.launch(site, config)?.pid;
         self.step("monitor: boot", |inner| {
-            let memory = |disk| Memory {
-                disk,
-                ..Memory::default()
+            let memory = |disk| {
+                let memory = Memory {
+                    disk,
+                    ..Memory::default()
+                };
+                (memory, None)
             };
             Self::fill(inner, pid, config, "boot", memory, GuestState::Running)
         })?;
@@ -195,16 +200,64 @@ impl Vmm for SimVmm {
             };
             let saved = inner.file(image).map_err(unreadable)?.image.clone();
             let saved = saved.ok_or_else(|| unreadable(io::ErrorKind::UnexpectedEof.into()))?;
+            if saved.stands_on.is_some() {
+                return Err(unreadable(io::Error::other("it holds only what changed")));
+            }
             Self::fill(
                 inner,
                 pid,
                 config,
                 "restore",
-                |_| saved.memory,
+                |_| (saved.memory, Some(saved.save)),
                 GuestState::Paused,
             )
         })?;
         Ok(self.machine(config.sandbox, pid))
+    }
+
+    async fn complete(
+        &self,
+        image: &Path,
+        stands_on: &[PathBuf],
+        whole: &Path,
+    ) -> Result<(), VmmError> {
+        let failed = |source| VmmError::File {
+            operation: "complete",
+            path: image.to_owned(),
+            source,
+        };
+        self.step("monitor: begin to complete", |inner| {
+            let part = inner.create(whole, Node::File(FileNode::default()));
+            part.map(drop).map_err(failed)
+        })?;
+        self.step("monitor: complete", |inner| {
+            let read = |path: &Path| -> io::Result<world::Image> {
+                let image = inner.file(path)?.image.clone();
+                image.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            };
+            let mut images = vec![read(image).map_err(failed)?];
+            for path in stands_on {
+                images.push(read(path).map_err(failed)?);
+            }
+            let next = images.iter().skip(1).map(|image| Some(image.save));
+            let whole_one = world::Image {
+                stands_on: None,
+                ..images[0].clone()
+            };
+            let expected: Vec<Option<u64>> = next.chain([None]).collect();
+            let found: Vec<Option<u64>> = images.iter().map(|image| image.stands_on).collect();
+            if found != expected {
+                let what = format!(
+                    "\"{}\" was put together from images that do not stand on one another",
+                    image.display()
+                );
+                inner.violation(what);
+            }
+            let node = inner.file_mut(whole).map_err(failed)?;
+            node.image = Some(whole_one);
+            node.length = 4096;
+            Ok(())
+        })
     }
 
     async fn attach(

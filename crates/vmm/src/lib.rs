@@ -13,6 +13,7 @@
 //! [`Owner::Machine`]: cowslip_ledger::Owner::Machine
 
 mod console;
+mod cpu;
 mod ending;
 pub mod firecracker;
 pub mod qemu;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cowslip_host::{HostError, Site};
 use cowslip_ledger::{LedgerError, MonitorInfo};
-use cowslip_model::{ByteSize, DiskChain, DiskLayer, SandboxId};
+use cowslip_model::{ByteSize, CpuTemplate, DiskChain, DiskLayer, DiskLimits, SandboxId};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use cowslip_host::process::{Credentials, ExitStatus};
@@ -46,6 +47,13 @@ pub struct MachineConfig {
     pub command_line: Vec<String>,
     /// The root disk; none for a machine that only shows that it boots.
     pub disk: Option<DiskChain>,
+    /// How fast the disk may be used. A restored machine has its image's limits where the monitor keeps them.
+    pub disk_limits: DiskLimits,
+    /// What of its processor the guest is shown. A restored machine's is its image's.
+    pub cpu_template: Option<CpuTemplate>,
+    /// Remember what the guest writes to its memory, where the monitor can, so that an image may hold only
+    /// what changed since the last one.
+    pub track_memory: bool,
     /// A directory of the sandbox's own, on the file system that its images are on.
     pub work: PathBuf,
     /// The control group that the monitor runs in; none: the engine's.
@@ -65,6 +73,15 @@ pub enum RunState {
     Running,
     /// Its vCPUs stand still.
     Paused,
+}
+
+/// What [`Machine::save`] wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// Bytes of memory and device state.
+    pub bytes: u64,
+    /// Whether it holds only what changed since the image that it was to stand on.
+    pub changes_only: bool,
 }
 
 /// A byte stream to the guest's agent.
@@ -213,6 +230,18 @@ pub trait Vmm: Send + Sync + 'static {
         image: &Path,
     ) -> Result<Arc<dyn Machine>, VmmError>;
 
+    /// Puts together the new file `whole` from an image that holds only what changed and those it stands on,
+    /// the newest first, the last of them whole. [`Vmm::restore`] takes whole images only.
+    ///
+    /// # Errors
+    /// When they do not belong together, or one cannot be read or written; there is no new file then.
+    async fn complete(
+        &self,
+        image: &Path,
+        stands_on: &[PathBuf],
+        whole: &Path,
+    ) -> Result<(), VmmError>;
+
     /// Connects to a machine that an earlier engine started; its handles are in the ledger.
     ///
     /// # Errors
@@ -240,9 +269,15 @@ pub trait Machine: Send + Sync + 'static {
     async fn state(&self) -> Result<RunState, VmmError>;
 
     /// Writes memory and device state to the new file `image`, while paused; the machine stays
-    /// paused and can be resumed. Gives the bytes written. However long it takes, there is no time
-    /// limit as long as it makes progress (R40).
-    async fn save(&self, image: &Path) -> Result<u64, VmmError>;
+    /// paused and can be resumed. However long it takes, there is no time limit as long as it makes
+    /// progress (R40).
+    ///
+    /// `base` is the image that this machine was last restored from or saved to, where every save since then
+    /// is known to have come about: only what changed since then need be written.
+    async fn save(&self, image: &Path, base: Option<&Path>) -> Result<Saved, VmmError>;
+
+    /// Whether it remembers what the guest writes to its memory.
+    fn tracks_memory(&self) -> bool;
 
     /// While paused: from now on the guest writes to `next`, an empty overlay over the present top,
     /// which is flushed to its file and only read from then on. All or nothing.

@@ -34,7 +34,7 @@ async fn checkpoint(machine: &dyn Machine, next: &DiskLayer, image: &Path) -> u6
     machine.pause().await.unwrap();
     machine.change_disk(next).await.unwrap();
     assert_eq!(machine.disk_top().await.unwrap(), next.path);
-    let bytes = machine.save(image).await.unwrap();
+    let bytes = machine.save(image, None).await.unwrap().bytes;
     machine.resume().await.unwrap();
     bytes
 }
@@ -151,7 +151,7 @@ async fn whatever_fails_while_paused_the_machine_goes_on() {
     // What needs a machine that stands still is refused while it runs.
     let next = lab.overlay("next", &first);
     assert!(machine.change_disk(&next).await.is_err());
-    assert!(machine.save(&lab.dir().join("none")).await.is_err());
+    assert!(machine.save(&lab.dir().join("none"), None).await.is_err());
     assert!(!lab.dir().join("none").exists());
 
     machine.pause().await.unwrap();
@@ -180,9 +180,14 @@ async fn whatever_fails_while_paused_the_machine_goes_on() {
     assert!(machine.change_disk(&raw).await.is_err());
 
     // An image that cannot be written.
-    assert!(machine.save(Path::new("/nonexistent/image")).await.is_err());
     assert!(
-        machine.save(&first.path).await.is_err(),
+        machine
+            .save(Path::new("/nonexistent/image"), None)
+            .await
+            .is_err()
+    );
+    assert!(
+        machine.save(&first.path, None).await.is_err(),
         "a file that is there was overwritten"
     );
     machine.resume().await.unwrap();
@@ -194,7 +199,7 @@ async fn whatever_fails_while_paused_the_machine_goes_on() {
         machine.pause().await.unwrap();
         let image = lab.dir().join(format!("given-up-{micros}"));
         let bound = std::time::Duration::from_micros(micros);
-        let _ = tokio::time::timeout(bound, machine.save(&image)).await;
+        let _ = tokio::time::timeout(bound, machine.save(&image, None)).await;
         machine.resume().await.unwrap();
         assert_eq!(port.ask("echo on").await, "echo on");
     }
@@ -202,11 +207,11 @@ async fn whatever_fails_while_paused_the_machine_goes_on() {
     // A good checkpoint works afterwards, and a saved machine's disk is left alone until it goes on.
     machine.pause().await.unwrap();
     machine.change_disk(&next).await.unwrap();
-    machine.save(&lab.dir().join("image")).await.unwrap();
+    machine.save(&lab.dir().join("image"), None).await.unwrap();
     let last = lab.overlay("last", &next);
     let error = machine.change_disk(&last).await.unwrap_err().to_string();
     assert!(error.contains("resume it first"), "{error}");
-    assert!(machine.save(&lab.dir().join("more")).await.is_err());
+    assert!(machine.save(&lab.dir().join("more"), None).await.is_err());
     machine.resume().await.unwrap();
     assert_eq!(port.ask("count").await, "count 2");
     assert_eq!(writers(lab.pid(config.sandbox), &first.path), 0);
@@ -226,13 +231,13 @@ async fn a_full_disk_under_the_image_leaves_the_machine_running() {
     let mut port = Port::open(&*machine).await;
     machine.pause().await.unwrap();
     let image = small.0.join("image");
-    let error = machine.save(&image).await.unwrap_err().to_string();
+    let error = machine.save(&image, None).await.unwrap_err().to_string();
     assert!(error.contains("No space left on device"), "{error}");
     assert!(!image.exists(), "half an image was left");
     machine.resume().await.unwrap();
     assert_eq!(port.ask("count").await, "count 1");
     machine.pause().await.unwrap();
-    machine.save(&lab.dir().join("image")).await.unwrap();
+    machine.save(&lab.dir().join("image"), None).await.unwrap();
     machine.resume().await.unwrap();
     assert_eq!(port.ask("count").await, "count 2");
 }
@@ -264,7 +269,7 @@ async fn an_image_that_is_not_whole_is_refused_with_the_reason() {
     Port::open(&*machine).await;
     machine.pause().await.unwrap();
     let image = lab.dir().join("image");
-    let bytes = machine.save(&image).await.unwrap();
+    let bytes = machine.save(&image, None).await.unwrap().bytes;
     let whole = std::fs::read(&image).unwrap();
 
     let cut = lab.dir().join("cut");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cowslip_model::api::CreateRequest;
 use cowslip_model::size::MIB;
-use cowslip_model::{ByteSize, Isolation, Lifetime, MonitorKind, Name};
+use cowslip_model::{ByteSize, CpuTemplate, Isolation, Lifetime, MonitorKind, Name};
 
 use crate::exit::Failure;
 
@@ -27,6 +27,19 @@ pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
         ));
     }
     Ok(size)
+}
+
+/// A name of a CPU template, or the path of a file with a custom one.
+pub(crate) fn cpu_template(text: &str) -> Result<CpuTemplate, String> {
+    if !text.contains('/') {
+        return match text.parse() {
+            Ok(named) => Ok(CpuTemplate::Named(named)),
+            Err(error) => Err(format!("{error}")),
+        };
+    }
+    let read = std::fs::read_to_string(text);
+    let content = read.map_err(|error| format!("read \"{text}\": {error}"))?;
+    CpuTemplate::parse_custom(&content).map_err(|error| format!("\"{text}\": {error}"))
 }
 
 /// A time span.
@@ -136,6 +149,16 @@ pub(crate) struct Shape {
     /// How Firecracker is kept apart from the host: jail or direct; none: as the configuration says
     #[arg(long, value_name = "HOW")]
     pub(crate) isolation: Option<Isolation>,
+    /// What of its processor the guest is shown, in Firecracker: C3, T2, T2S, T2CL, T2A, or the path (with a /)
+    /// of a file with a custom template
+    #[arg(long, value_name = "TEMPLATE", value_parser = cpu_template)]
+    pub(crate) cpu_template: Option<CpuTemplate>,
+    /// Bytes of its disk that it may read and write in a second, as 50m
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) disk_bandwidth: Option<ByteSize>,
+    /// Requests that it may make of its disk in a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) disk_iops: Option<u64>,
 }
 
 impl Shape {
@@ -156,6 +179,9 @@ impl Shape {
             kernel,
             vmm,
             isolation,
+            cpu_template,
+            disk_bandwidth,
+            disk_iops,
         } = self;
         CreateRequest {
             template,
@@ -170,6 +196,9 @@ impl Shape {
             ttl,
             vmm,
             isolation,
+            cpu_template,
+            disk_bandwidth,
+            disk_iops,
         }
     }
 }

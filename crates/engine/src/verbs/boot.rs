@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use cowslip_host::{Cgroup, CgroupSpec, Directory, DirectorySpec, process};
 use cowslip_ledger::plan::Presence;
-use cowslip_ledger::{Held, LedgerError, MonitorInfo, Owner, Resource, SandboxRecord};
+use cowslip_ledger::{
+    CheckpointRecord, Held, LedgerError, MonitorInfo, Owner, Resource, SandboxRecord,
+};
 use cowslip_model::api::Phase;
-use cowslip_model::{DiskChain, LayerId, SandboxId};
+use cowslip_model::{DiskChain, HostCpu, LayerId, SandboxId};
 use cowslip_proto::AgentClient;
 use cowslip_vmm::{Credentials, Machine, MachineConfig};
 use tokio_util::sync::CancellationToken;
@@ -28,12 +30,20 @@ pub(crate) enum Origin<'a> {
     Kernel,
     /// An image; the guest is told what changed for it.
     Image {
-        path: &'a Path,
+        image: Image<'a>,
         saved_by: &'a MonitorInfo,
         /// A fork gets an identity of its own; a resumed sandbox keeps its.
         new_identity: bool,
         generation: u64,
     },
+}
+
+/// Where an image is.
+pub(crate) enum Image<'a> {
+    /// In this file, whole.
+    File(&'a Path),
+    /// In a checkpoint, where it may have to be put together.
+    Checkpoint(&'a CheckpointRecord),
 }
 
 /// How long the parts of a start took.
@@ -75,6 +85,16 @@ pub(crate) struct Started {
     pub(crate) boot_times: BootTimes,
     pub(crate) monitor: MonitorInfo,
     pub(crate) times: StartTimes,
+    /// The image that its memory is of; none after a boot.
+    pub(crate) image: Option<PathBuf>,
+}
+
+/// What a guest that is shown a template of a processor needs of the host.
+fn behind_a_template(monitor: MonitorInfo) -> MonitorInfo {
+    MonitorInfo {
+        cpu: monitor.cpu.map(HostCpu::behind_a_template),
+        ..monitor
+    }
 }
 
 /// Random bytes for a guest's pool.
@@ -155,20 +175,32 @@ impl Engine {
             cgroup,
             ..self.machine_config(record, Some(disk))
         };
-        let machine = match &from {
+        let (machine, image) = match &from {
             Origin::Kernel => {
                 let machine = vmm.boot(&self.site, &config).await?;
                 phases.end("monitor");
-                machine
+                (machine, None)
             }
-            Origin::Image { path, saved_by, .. } => {
+            Origin::Image {
+                image, saved_by, ..
+            } => {
                 vmm.settle(&self.site, &config).await?;
                 vmm.restores(saved_by)?;
-                let machine = vmm.restore(&self.site, &config, path).await?;
+                let path = match image {
+                    Image::File(path) => path.to_path_buf(),
+                    Image::Checkpoint(checkpoint) => {
+                        let path = self.whole_image(&vmm, checkpoint).await?;
+                        if checkpoint.memory_chain > 0 {
+                            phases.end("image");
+                        }
+                        path
+                    }
+                };
+                let machine = vmm.restore(&self.site, &config, &path).await?;
                 phases.end("monitor");
                 machine.resume().await?;
                 phases.end("resume");
-                machine
+                (machine, Some(path))
             }
         };
         let monitor_up = begun.elapsed();
@@ -193,8 +225,12 @@ impl Engine {
         Ok(Started {
             boot_times: guest.boot_times(),
             live: Live::new(machine, Some(guest)),
-            monitor: vmm.info(),
+            monitor: match &record.spec.cpu_template {
+                None => vmm.info(),
+                Some(_) => behind_a_template(vmm.info()),
+            },
             times,
+            image,
         })
     }
 
@@ -328,6 +364,9 @@ impl Engine {
             initramfs: kernel.join("initramfs"),
             command_line: Vec::new(),
             disk,
+            disk_limits: record.spec.disk_limits,
+            cpu_template: record.spec.cpu_template.clone(),
+            track_memory: self.config.machine.memory_chain > 0,
             work: self.site.layout.sandbox(record.id),
             cgroup: None,
             console_log: self.site.layout.sandbox(record.id).join("console.log"),
@@ -359,6 +398,7 @@ impl Engine {
         self.water.thaw(id);
         let site = self.site.clone();
         let unwound = blocking(move || unwind(&site, Owner::Machine(id))).await?;
+        self.drop_base(id).await;
         // What machines shared and none uses any more; what stays is tried again with the next end.
         if let Err(error) = self.volumes.retire(&self.site).await {
             tracing::warn!(%error, "a disk's devices stay in the ledger");

@@ -27,6 +27,7 @@ use cowslip_vmm::Machine;
 use crate::error::EngineError;
 use crate::live::Live;
 use crate::unwind::unwind;
+use crate::verbs::memory;
 use crate::verbs::rebuild::{self, RECORD};
 use crate::{Engine, blocking, names, to_the_end};
 
@@ -89,6 +90,8 @@ impl Plan {
 /// What was saved while the guest stood still.
 struct Saved {
     memory_bytes: u64,
+    /// Images that the memory stands on.
+    memory_chain: u32,
     /// How long the disk took.
     disk: Duration,
     /// How long memory and device state took.
@@ -125,12 +128,17 @@ impl Engine {
         let outcome = async {
             // An earlier checkpoint may have left open which layer the guest writes.
             self.settle_swap(id).await?;
-            let sandbox = self.current(id)?;
-            self.refuse_long_chain(&sandbox)?;
-            let live = self.live(&sandbox)?;
+            let before = self.current(id)?;
+            self.refuse_long_chain(&before)?;
+            let live = self.live(&before)?;
+            // Until the save is known to have come about nobody knows what the machine's memory stands on.
+            let sandbox = SandboxRecord {
+                memory_base: None,
+                ..before.clone()
+            };
             let checkpoint = CheckpointId::random().map_err(LedgerError::from)?;
             let plan = self.plan_checkpoint(&sandbox, checkpoint, request)?;
-            match self.take(&sandbox, &live, &plan).await {
+            match self.take(&before, &live, &plan).await {
                 Ok(record) => Ok(record),
                 Err(error) => Err(error.and_rollback(self.undo_checkpoint(id, &plan).await)),
             }
@@ -211,11 +219,11 @@ impl Engine {
                     created_at: Timestamp::now(),
                 };
                 tx.put_layer(&other)?;
+                let mut record = sandbox.clone();
                 if style == FreezeStyle::NewTop {
-                    let mut record = sandbox.clone();
                     record.next_layer = Some(other_id);
-                    tx.put_sandbox(&record)?;
                 }
+                tx.put_sandbox(&record)?;
                 tx.put_checkpoint(&CheckpointRecord {
                     id: checkpoint,
                     name: name.clone(),
@@ -230,7 +238,13 @@ impl Engine {
                     },
                     generation: sandbox.generation,
                     monitor,
+                    template_digest: tx
+                        .template(sandbox.spec.template)?
+                        .map(|found| found.digest),
+                    kernel_digest: tx.kernel(sandbox.spec.kernel)?.map(|found| found.digest),
                     memory_bytes: ByteSize(0),
+                    memory_chain: 0,
+                    whole_since: None,
                     downtime_us: 0,
                     publication_us: 0,
                     ready: false,
@@ -259,15 +273,19 @@ impl Engine {
             .await?;
         let machine = &live.machine;
         self.prepare_freeze(sandbox.id, machine, plan).await?;
+        let image = directory.join(MEMORY);
+        let depth = self.stand_on_base(sandbox, machine, &image).await;
+        let base = depth.and_then(|depth| memory::files(&image, depth).get(1).cloned());
         let begun = Instant::now();
         let stopped = async {
             machine.pause().await?;
             let paused = Instant::now();
             self.freeze(sandbox.id, machine, plan).await?;
             let disk = paused.elapsed();
-            let memory_bytes = machine.save(&directory.join(MEMORY)).await?;
+            let written = machine.save(&image, base.as_deref()).await?;
             Ok::<_, EngineError>(Saved {
-                memory_bytes,
+                memory_bytes: written.bytes,
+                memory_chain: depth.filter(|_| written.changes_only).unwrap_or(0),
                 disk,
                 memory: paused.elapsed() - disk,
             })
@@ -275,7 +293,7 @@ impl Engine {
         let saved = stopped.await;
         let downtime = self.go_on(sandbox, live).await?.duration_since(begun);
         let saved = saved?;
-        self.publish_checkpoint(sandbox.id, plan, &saved, begun, downtime)
+        self.publish_checkpoint(sandbox.id, live, plan, &saved, begun, downtime)
             .await
     }
 
@@ -358,6 +376,7 @@ impl Engine {
     async fn publish_checkpoint(
         &self,
         sandbox: SandboxId,
+        live: &Live,
         plan: &Plan,
         saved: &Saved,
         begun: Instant,
@@ -370,6 +389,7 @@ impl Engine {
         let mut record =
             found.ok_or_else(|| LedgerError::Missing(format!("checkpoint {}", plan.checkpoint)))?;
         record.memory_bytes = ByteSize(saved.memory_bytes);
+        record.memory_chain = saved.memory_chain;
         record.downtime_us = micros(downtime);
         record.publication_us = micros(begun.elapsed());
         record.ready = true;
@@ -379,11 +399,18 @@ impl Engine {
             layers,
         })?;
         let host = Arc::clone(&self.site.host);
+        let image = directory.join(MEMORY);
+        let files = memory::files(&image, saved.memory_chain);
         blocking(move || {
-            host.sync(&directory.join(MEMORY))?;
+            for file in &files {
+                host.sync(file)?;
+            }
             host.publish(&directory.join(RECORD), &text)
         })
         .await??;
+        let base = self
+            .keep_base(sandbox, &live.machine, &image, saved.memory_chain)
+            .await;
         let frozen_id = frozen.id;
         let event = self
             .site
@@ -397,6 +424,7 @@ impl Engine {
                 }
                 if let Some(mut sandbox) = tx.sandbox(sandbox)? {
                     sandbox.transition = None;
+                    sandbox.memory_base = base;
                     tx.put_sandbox(&sandbox)?;
                 }
                 let detail = serde_json::json!({
@@ -406,6 +434,7 @@ impl Engine {
                     "memory_us": micros(saved.memory),
                     "publication_us": record.publication_us,
                     "memory_bytes": record.memory_bytes,
+                    "memory_chain": record.memory_chain,
                 });
                 tx.emit("checkpoint.created", record.id, Some(&record.name), detail)
                     .map_err(EngineError::from)

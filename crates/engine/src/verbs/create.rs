@@ -9,7 +9,8 @@ use cowslip_ledger::{
 use cowslip_model::api::{self, CreateRequest};
 use cowslip_model::size::MIB;
 use cowslip_model::{
-    ByteSize, LayerId, Name, Resources, SandboxId, SandboxSpec, SandboxState, Timestamp, Transition,
+    ByteSize, DiskLimits, LayerId, MonitorKind, Name, Resources, SandboxId, SandboxSpec,
+    SandboxState, Timestamp, Transition,
 };
 
 use crate::error::EngineError;
@@ -17,6 +18,7 @@ use crate::{Engine, blocking, names, to_the_end};
 
 /// Virtual processors at most: what the machine types give.
 const CPUS_MAX: u32 = 64;
+const CPUS_MAX_FIRECRACKER: u32 = 32;
 /// Guest memory at least, in bytes: less boots no kernel with its initramfs.
 const MEMORY_MIN: u64 = 64 * MIB;
 /// Disks at most, in bytes: an ext4 file system's bound with 4 KiB blocks.
@@ -130,6 +132,7 @@ impl Engine {
             slot: 0,
             created_at,
             disk_fallback: None,
+            memory_base: None,
             phases: Vec::new(),
             started_at: None,
         })
@@ -219,8 +222,33 @@ impl Engine {
             None => self.default_kernel()?,
         };
         let cpus = request.cpus.unwrap_or(self.config.defaults.cpus);
-        if cpus == 0 || cpus > CPUS_MAX {
-            return invalid(format!("{cpus} virtual processors: give 1 to {CPUS_MAX}"));
+        let vmm = request.vmm.unwrap_or(self.config.machine.vmm);
+        let most = match vmm {
+            MonitorKind::Qemu => CPUS_MAX,
+            MonitorKind::Firecracker => CPUS_MAX_FIRECRACKER,
+        };
+        if cpus == 0 || cpus > most {
+            return invalid(format!("{cpus} virtual processors: give 1 to {most}"));
+        }
+        if let Some(template) = &request.cpu_template {
+            if vmm != MonitorKind::Firecracker {
+                return invalid(
+                    "only Firecracker has CPU templates: add --vmm firecracker, or leave --cpu-template out"
+                        .to_owned(),
+                );
+            }
+            template
+                .check()
+                .map_err(|error| EngineError::Invalid(error.to_string()))?;
+        }
+        let disk_limits = DiskLimits {
+            bandwidth: request.disk_bandwidth,
+            operations: request.disk_iops,
+        };
+        if disk_limits.bandwidth == Some(ByteSize(0)) || disk_limits.operations == Some(0) {
+            return invalid(
+                "a disk that may not be used at all: give a limit of 1 or more".to_owned(),
+            );
         }
         let asked = request.memory.unwrap_or(self.config.defaults.memory);
         let host = cowslip_host::usage::memory()?;
@@ -281,7 +309,9 @@ impl Engine {
             workdir: request.workdir.clone(),
             user: request.user.clone(),
             ttl: request.ttl.or(self.config.defaults.ttl),
-            vmm: request.vmm.unwrap_or(self.config.machine.vmm),
+            vmm,
+            cpu_template: request.cpu_template.clone(),
+            disk_limits,
             isolation: self.allowed_isolation(request.isolation, self.config.machine.isolation)?,
         })
     }

@@ -8,8 +8,7 @@ use cowslip_model::api::{self, ForkRequest};
 use cowslip_model::{LayerId, Name, Timestamp};
 
 use crate::error::EngineError;
-use crate::verbs::boot::Origin;
-use crate::verbs::checkpoint::MEMORY;
+use crate::verbs::boot::{Image, Origin};
 use crate::{Engine, to_the_end};
 
 /// Forks in one request at most.
@@ -78,6 +77,7 @@ impl Engine {
         request: &ForkRequest,
         name: Option<Name>,
     ) -> Result<SandboxRecord, EngineError> {
+        self.refuse_changed(checkpoint)?;
         let below = self
             .site
             .ledger
@@ -113,15 +113,17 @@ impl Engine {
         let _busy = self.lock(record.id).await;
         let outcome = async {
             self.make_volume(&record, &top, Some(&below)).await?;
-            let image = self.site.layout.checkpoint(checkpoint.id).join(MEMORY);
             let origin = Origin::Image {
-                path: &image,
+                image: Image::Checkpoint(checkpoint),
                 saved_by: &checkpoint.monitor,
                 new_identity: true,
                 generation: record.generation,
             };
             let started = self.start_machine(&record, top.id, origin).await?;
-            self.publish_running(record.id, "fork: publish", started, |_| {})
+            let base = self.base_of(record.id, &started).await;
+            self.publish_running(record.id, "fork: publish", started, |sandbox| {
+                sandbox.memory_base = base;
+            })
         };
         match outcome.await {
             Ok(record) => {

@@ -99,11 +99,7 @@ impl Engine {
 
     /// Whether a verb works on this sandbox now.
     fn is_busy(&self, id: SandboxId) -> bool {
-        let locks = self
-            .locks
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        locks.get(&id).is_some_and(|lock| lock.try_lock().is_err())
+        self.locks.is_locked(id)
     }
 
     /// Marks that handles of `owner`, which has no record yet, are being made; until the guard goes.

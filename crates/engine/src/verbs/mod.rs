@@ -19,6 +19,7 @@ mod kernel;
 mod layers;
 mod logs;
 mod low_water;
+mod memory;
 mod merge;
 mod open;
 mod pause;

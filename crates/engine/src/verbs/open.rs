@@ -1,6 +1,6 @@
 //! Opening an engine: lock, ledger, recovery, background tasks.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,7 @@ use crate::config::{BackendChoice, Config};
 use crate::error::OpenError;
 use crate::guest::AgentGuests;
 use crate::images::Ext4Images;
+use crate::locks::Locks;
 use crate::monitors::HostMonitors;
 use crate::parts::Parts;
 use crate::verbs::rebuild;
@@ -52,7 +53,8 @@ impl Engine {
             boots: crate::boots::Boots::default(),
             water: crate::water::Water::default(),
             space_found: Arc::default(),
-            locks: Mutex::new(HashMap::new()),
+            locks: Locks::default(),
+            completing: Locks::default(),
             collecting: tokio::sync::Mutex::new(()),
             merging: tokio::sync::Mutex::new(()),
             events,

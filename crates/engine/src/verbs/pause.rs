@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use cowslip_ledger::{SandboxRecord, Synchronous};
+use cowslip_ledger::{SandboxRecord, Synchronous, Tx};
 use cowslip_model::api;
 use cowslip_model::{SandboxId, SandboxState, Transition};
 
@@ -62,9 +62,16 @@ impl Engine {
         self.settle_swap(record.id).await?;
         let record = &self.current(record.id)?;
         self.discard_image(record.id)?;
+        let forget = |sandbox: &mut SandboxRecord, _: &mut Tx<'_>| {
+            sandbox.memory_base = None;
+            Ok(None)
+        };
+        if record.memory_base.is_some() {
+            self.change(record.id, "pause: save", Synchronous::Normal, forget)?;
+        }
         let image = self.site.layout.sandbox(record.id).join(IMAGE);
         live.machine.pause().await?;
-        let bytes = live.machine.save(&image).await?;
+        let bytes = live.machine.save(&image, None).await?.bytes;
         let top = self.top_of(record)?;
         if let Some(layer) = self.site.ledger.read(|tx| tx.layer(top))? {
             self.volumes.write_out(&self.site, record.id).await?;

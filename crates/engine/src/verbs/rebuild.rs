@@ -139,7 +139,11 @@ fn read_witnesses(site: &Site) -> Result<Found, EngineError> {
             continue;
         };
         if kernels.contains(&sandbox.spec.kernel) && templates.contains(&sandbox.spec.template) {
-            found.sandboxes.push(sandbox);
+            // A mirror may be older than a machine's last save.
+            found.sandboxes.push(SandboxRecord {
+                memory_base: None,
+                ..sandbox
+            });
             // A sandbox's own view of a layer is newer than a checkpoint's.
             found
                 .layers

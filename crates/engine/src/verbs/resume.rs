@@ -11,7 +11,7 @@ use cowslip_model::api;
 use cowslip_model::{LayerId, SandboxId, SandboxState, Timestamp, Transition};
 
 use crate::error::EngineError;
-use crate::verbs::boot::Origin;
+use crate::verbs::boot::{Image, Origin};
 use crate::verbs::pause::IMAGE;
 use crate::{Engine, to_the_end};
 
@@ -47,13 +47,15 @@ impl Engine {
             })?;
             let generation = record.generation + 1;
             let origin = Origin::Image {
-                path: &image,
+                image: Image::File(&image),
                 saved_by: &saved_by,
                 new_identity: false,
                 generation,
             };
             let started = self.start_machine(&record, top, origin).await?;
+            let base = self.base_of(id, &started).await;
             self.publish_running(id, "resume: publish", started, |sandbox| {
+                sandbox.memory_base = base;
                 sandbox.layer = sandbox.next_layer.take();
                 sandbox.generation = generation;
                 sandbox.paused_image = false;

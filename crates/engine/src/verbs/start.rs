@@ -74,6 +74,7 @@ impl Engine {
             boot_times,
             monitor,
             times,
+            image: _,
         } = started;
         let record = self.change(id, step, Synchronous::Normal, |sandbox, tx| {
             sandbox.state = SandboxState::Running;
@@ -82,6 +83,7 @@ impl Engine {
             sandbox.monitor = Some(monitor);
             sandbox.started_at = Some(Timestamp::now());
             sandbox.phases.clone_from(&times.phases);
+            sandbox.memory_base = None;
             more(sandbox);
             let detail = serde_json::json!({
                 "monitor_us": micros(times.monitor),

@@ -10,8 +10,8 @@ mod records;
 use std::path::PathBuf;
 
 use cowslip_model::{
-    ByteSize, CheckpointId, DiskFormat, Isolation, KernelId, LayerId, MonitorKind, Name, Resources,
-    SandboxId, SandboxSpec, SandboxState, TemplateId, Timestamp,
+    ByteSize, CheckpointId, DiskFormat, DiskLimits, Isolation, KernelId, LayerId, MonitorKind,
+    Name, Resources, SandboxId, SandboxSpec, SandboxState, TemplateId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,7 @@ fn monitor() -> MonitorInfo {
         version: "7.2".to_owned(),
         accelerator: "tcg".to_owned(),
         machine: "microvm".to_owned(),
+        cpu: None,
     }
 }
 
@@ -65,6 +66,8 @@ fn spec() -> SandboxSpec {
         },
         vmm: MonitorKind::Firecracker,
         isolation: Isolation::Direct,
+        cpu_template: None,
+        disk_limits: DiskLimits::default(),
         env: [("A".to_owned(), "b".to_owned())].into(),
         workdir: Some("/".to_owned()),
         user: None,
@@ -129,6 +132,7 @@ fn sandbox(bits: u64, top: Option<u64>) -> SandboxRecord {
         forked_from: None,
         paused_image: false,
         monitor: Some(monitor()),
+        memory_base: Some(1),
         main: None,
         auto_remove: false,
         slot: 0,
@@ -151,6 +155,10 @@ fn checkpoint(bits: u64, layer: u64) -> CheckpointRecord {
         layer: LayerId::from_bits(layer),
         generation: 1,
         monitor: monitor(),
+        template_digest: Some("d".repeat(64)),
+        kernel_digest: None,
+        memory_chain: 1,
+        whole_since: None,
         memory_bytes: ByteSize::mib(64),
         downtime_us: 1,
         publication_us: 2,

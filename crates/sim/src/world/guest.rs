@@ -27,6 +27,10 @@ pub(crate) struct Memory {
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
     pub(crate) memory: Memory,
+    /// Which save it is of.
+    pub(crate) save: u64,
+    /// The save whose image it stands on, where it holds only what changed since that.
+    pub(crate) stands_on: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,9 @@ pub(crate) enum GuestState {
 pub(crate) struct Machine {
     pub(crate) state: GuestState,
     pub(crate) memory: Memory,
+    /// The save that it was restored from, or was the last; none since a boot. What was written to its memory
+    /// is known from there on.
+    pub(crate) saved: Option<u64>,
     /// Whether the guest was told who it is since the machine began.
     pub(crate) told: bool,
     pub(crate) chain: Vec<PathBuf>,

@@ -49,6 +49,19 @@ fn one_checkpoint(bench: &Bench, life: &Life) {
     bench.setup.world.guest_write(one.id, "after").unwrap();
 }
 
+/// A checkpoint whose memory stands on that of another, which is gone.
+fn one_checkpoint_on_another(bench: &Bench, life: &Life) {
+    let one = running(bench, life, "one");
+    for name in ["below", "point"] {
+        let request = checkpoint_request("one", name);
+        let point = life.run(life.engine.create_checkpoint(request)).unwrap();
+        assert_eq!(point.memory_chain, u64::from(name == "point"));
+    }
+    life.run(life.engine.remove_checkpoint("below", false))
+        .unwrap();
+    bench.setup.world.guest_write(one.id, "after").unwrap();
+}
+
 fn fork(count: u32) -> ForkRequest {
     serde_json::from_value(serde_json::json!({ "count": count, "name": "fork" })).unwrap()
 }
@@ -98,6 +111,10 @@ fn usable(bench: &Bench, life: &Life, name: &str, context: &str) {
         .world
         .guest_write(revived.id, "still writing")
         .unwrap();
+    // What its memory stands on is known, or all of it is saved.
+    let request = checkpoint_request(name, &format!("last-{name}"));
+    let last = life.run(life.engine.create_checkpoint(request));
+    last.unwrap_or_else(|error| panic!("{context}: checkpoint \"{name}\": {error}"));
 }
 
 fn flatten(life: &Life, source: &str) -> Result<(), EngineError> {
@@ -180,6 +197,45 @@ fn verbs() -> Vec<Verb> {
             },
         },
         Verb {
+            name: "checkpoint on another",
+            prepare: one_checkpoint,
+            act: |life| {
+                let request = checkpoint_request("one", "second");
+                life.run(life.engine.create_checkpoint(request)).map(drop)
+            },
+            expect: |bench, life, done, context| {
+                one_is(bench, life, &[Running, Failed], context);
+                for (name, expected) in [("second", vec!["one", "after"]), ("point", vec!["one"])] {
+                    let found = life.engine.checkpoint(name);
+                    assert!(found.is_ok() || !done, "{context}: {name} is gone");
+                    if found.is_err() {
+                        continue;
+                    }
+                    let request = serde_json::from_str("{}").unwrap();
+                    let forks = life.run(life.engine.fork(name, request)).unwrap();
+                    assert_eq!(disk(bench, forks[0].id), expected, "{context}: of {name}");
+                }
+            },
+        },
+        Verb {
+            name: "fork one that stands on another",
+            prepare: one_checkpoint_on_another,
+            act: |life| life.run(life.engine.fork("point", fork(2))).map(drop),
+            expect: |bench, life, done, context| {
+                one_is(bench, life, &[Running], context);
+                for name in ["fork-1", "fork-2"] {
+                    let found = life.engine.sandbox(name);
+                    assert!(found.is_ok() || !done, "{context}: {name} is gone");
+                    if found.is_ok() {
+                        usable(bench, life, name, context);
+                    }
+                }
+                let request = serde_json::from_str("{}").unwrap();
+                let again = life.run(life.engine.fork("point", request)).unwrap();
+                assert_eq!(disk(bench, again[0].id), ["one"], "{context}");
+            },
+        },
+        Verb {
             name: "fork",
             prepare: one_checkpoint,
             act: |life| life.run(life.engine.fork("point", fork(2))).map(drop),
@@ -212,7 +268,8 @@ fn verbs() -> Vec<Verb> {
         },
         Verb {
             name: "pause",
-            prepare: one_running,
+            // What its memory stands on is known, and no longer if it goes on.
+            prepare: one_checkpoint,
             act: |life| life.run(life.engine.pause("one")).map(drop),
             expect: |bench, life, _, context| {
                 one_is(bench, life, &[Running, Paused, Failed], context)

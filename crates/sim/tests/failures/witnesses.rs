@@ -2,11 +2,48 @@
 
 use std::sync::{Arc, Mutex};
 
-use cowslip_ledger::{Faults, Step, Verdict};
+use cowslip_ledger::{Faults, LedgerError, Step, Synchronous, Verdict};
 use cowslip_model::api::StopRequest;
 use cowslip_store::Backend;
 
 use crate::bench::{Bench, checkpoint_request, disk, running};
+
+/// What a checkpoint stands on was replaced by something else of the same id.
+#[test]
+fn a_checkpoint_of_another_kernel_is_not_restored() {
+    let bench = Bench::new(Backend::Qcow2);
+    let life = bench.engine(None);
+    running(&bench, &life, "one");
+    life.run(
+        life.engine
+            .create_checkpoint(checkpoint_request("one", "point")),
+    )
+    .unwrap();
+    let ledger = &life.engine.site().ledger;
+    let fork = || {
+        let request = serde_json::from_str("{}").unwrap();
+        life.run(life.engine.fork("point", request))
+    };
+    let replace = |digest: &str| {
+        ledger.write("replace", Synchronous::Normal, |tx| {
+            let mut kernel = tx.kernels()?.remove(0);
+            let before = std::mem::replace(&mut kernel.digest, digest.to_owned());
+            tx.put_kernel(&kernel)?;
+            Ok::<_, LedgerError>(before)
+        })
+    };
+    let before = replace("other").unwrap();
+    let handles = ledger.read(|tx| tx.handles()).unwrap().len();
+    let error = fork().unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("its kernel was sha256:{before}"))
+            && error.contains("sha256:other here"),
+        "{error}"
+    );
+    assert_eq!(ledger.read(|tx| tx.handles()).unwrap().len(), handles);
+    replace(&before).unwrap();
+    fork().unwrap();
+}
 
 #[test]
 fn without_mirror_files_everything_is_torn_down_from_the_ledger() {

@@ -214,6 +214,7 @@ pub(super) fn take_out(exchange: &Exchange, image: &Path) -> Result<File, VmmErr
     linkat(CWD, own, CWD, image, AtFlags::SYMLINK_FOLLOW)
         .map_err(|error| failed("create the image", image)(error.into()))?;
     File::options()
+        .read(true)
         .write(true)
         .open(image)
         .map_err(failed("open the image", image))

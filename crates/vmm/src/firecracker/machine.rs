@@ -18,21 +18,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cowslip_host::process::{Credentials, ProcessIdentity, ProcessSpec};
-use cowslip_model::{DiskLayer, Durability, SandboxId};
+use cowslip_model::{CpuTemplate, DiskLayer, DiskLimits, Durability, SandboxId};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::api::{
     Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
-    MachineConfiguration, SnapshotCreate, SnapshotKind, SnapshotLoad, Vsock,
+    MachineConfiguration, RateLimiter, SnapshotCreate, SnapshotKind, SnapshotLoad, TokenBucket,
+    Vsock,
 };
+use super::image::Content;
 use super::launch::failed;
 use super::paths::{self, Exchange, Paths, seen};
 use super::{ending, image, jail, vsock};
 use crate::console::{self, BoundedLog};
 use crate::ending::Ending;
-use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError, blocking, words};
+use crate::{AgentChannel, Machine, MachineConfig, RunState, Saved, VmmError, blocking, words};
 
 /// How long a process may take until it listens, in seconds. It takes some 10 ms; this only ends a
 /// start that would hang for ever.
@@ -71,6 +73,8 @@ pub(super) struct FirecrackerMachine {
     ending: Ending,
     api: Api,
     disk: Option<(PathBuf, Durability)>,
+    /// Whether it remembers what the guest writes to its memory.
+    tracks_memory: bool,
     /// The present agent channel, to end it when the next is opened.
     agent: Mutex<Option<OwnedFd>>,
     console: JoinHandle<()>,
@@ -112,6 +116,7 @@ impl FirecrackerMachine {
                 .disk
                 .as_ref()
                 .map(|chain| (chain.top.path.clone(), chain.durability)),
+            tracks_memory: config.track_memory,
             agent: Mutex::new(None),
             console: tokio::spawn(async move {
                 console::drain(console, log).await;
@@ -176,9 +181,16 @@ impl FirecrackerMachine {
         let machine = MachineConfiguration {
             vcpu_count: config.cpus,
             mem_size_mib: config.memory.bytes() >> 20,
-            track_dirty_pages: false,
+            track_dirty_pages: config.track_memory,
+            cpu_template: match &config.cpu_template {
+                Some(CpuTemplate::Named(named)) => Some(*named),
+                Some(CpuTemplate::Custom(_)) | None => None,
+            },
         };
         self.api.machine(&machine).await?;
+        if let Some(CpuTemplate::Custom(template)) = &config.cpu_template {
+            self.api.cpu(template).await?;
+        }
         let (kernel, initramfs) = match &self.exchange {
             Some(_) => (seen::kernel(), seen::initramfs()),
             None => (config.kernel.clone(), config.initramfs.clone()),
@@ -199,6 +211,7 @@ impl FirecrackerMachine {
                     Durability::Published => CacheType::Unsafe,
                     Durability::Flush => CacheType::Writeback,
                 },
+                rate_limiter: rate_limiter(&config.disk_limits),
             };
             self.api.drive(&drive).await?;
         }
@@ -218,7 +231,7 @@ impl FirecrackerMachine {
     }
 
     /// Makes the machine from `image`; its vCPUs stand still.
-    pub(super) async fn load(&self, image: &Path) -> Result<(), VmmError> {
+    pub(super) async fn load(&self, image: &Path, track_memory: bool) -> Result<(), VmmError> {
         const OPERATION: &str = "restore";
         let memory = if self.exchange.is_some() {
             seen::image()
@@ -243,7 +256,7 @@ impl FirecrackerMachine {
         let load = SnapshotLoad {
             state: seen::state(),
             memory,
-            track_dirty_pages: false,
+            track_dirty_pages: track_memory,
             // The path that the image names is this machine's own too.
             vsock: None,
         };
@@ -264,11 +277,42 @@ impl FirecrackerMachine {
         }
     }
 
+    /// Looks at a machine that another engine started. Without tracking Firecracker would take what is in
+    /// memory for what was written, and leave out what was swapped out: so it is asked.
+    pub(super) async fn take_over(&mut self) -> Result<(), VmmError> {
+        const OPERATION: &str = "attach";
+        self.run_state(OPERATION).await?;
+        match self.api.configuration().await {
+            Ok(configuration) => {
+                self.tracks_memory = configuration.machine.track_dirty_pages;
+                Ok(())
+            }
+            Err(error) => Err(self.explain(OPERATION, error).await),
+        }
+    }
+
+    /// What is to be written.
+    async fn content(&self, image: &Path, base: Option<&Path>) -> Result<Content, VmmError> {
+        if base.is_none() || !self.tracks_memory {
+            return Ok(Content::Whole);
+        }
+        let directory = image.parent().unwrap_or(image).to_owned();
+        let exact = blocking(move || Ok(image::tells_holes(&directory))).await?;
+        Ok(if exact {
+            Content::Changes
+        } else {
+            Content::Whole
+        })
+    }
+
     /// Has an image written by Firecracker and put together.
-    async fn write(&self, image: &Path) -> Result<u64, VmmError> {
+    async fn write(&self, image: &Path, content: Content) -> Result<u64, VmmError> {
         const OPERATION: &str = "save";
         let create = |memory, state| SnapshotCreate {
-            snapshot_type: SnapshotKind::Full,
+            snapshot_type: match content {
+                Content::Whole => SnapshotKind::Full,
+                Content::Changes => SnapshotKind::Diff,
+            },
             snapshot_path: state,
             mem_file_path: memory,
         };
@@ -300,11 +344,12 @@ impl FirecrackerMachine {
             let mut file = match &exchange {
                 Some(exchange) => jail::take_out(exchange, &image)?,
                 None => OpenOptions::new()
+                    .read(true)
                     .write(true)
                     .open(&image)
                     .map_err(failed("open the image", &image))?,
             };
-            image::seal(&mut file, &state)
+            image::seal(&mut file, &state, content)
                 .map_err(failed("put the device state into the image", &image))
         })
         .await
@@ -371,6 +416,15 @@ fn remove(path: &Path) {
     }
 }
 
+fn rate_limiter(limits: &DiskLimits) -> Option<RateLimiter> {
+    (!limits.is_none()).then(|| RateLimiter {
+        bandwidth: limits
+            .bandwidth
+            .map(|bytes| TokenBucket::per_second(bytes.bytes())),
+        ops: limits.operations.map(TokenBucket::per_second),
+    })
+}
+
 /// The guest kernel's command line; later words win, so the caller's come last.
 fn command_line(words: &[String]) -> String {
     let own = COMMAND_LINE.iter().copied();
@@ -399,7 +453,7 @@ impl Machine for FirecrackerMachine {
         self.run_state("look at").await
     }
 
-    async fn save(&self, image: &Path) -> Result<u64, VmmError> {
+    async fn save(&self, image: &Path, base: Option<&Path>) -> Result<Saved, VmmError> {
         const OPERATION: &str = "save";
         if self.run_state(OPERATION).await? == RunState::Running {
             return Err(self.refused(OPERATION, "the machine runs: pause it first".to_owned()));
@@ -408,14 +462,22 @@ impl Machine for FirecrackerMachine {
             let exists = std::io::ErrorKind::AlreadyExists.into();
             return Err(failed("create the image", image)(exists));
         }
+        let content = self.content(image, base).await?;
         self.clear();
-        let written = self.write(image).await;
+        let written = self.write(image, content).await;
         self.clear();
         if written.is_err() {
             // Part of an image is of no use to anyone, and the disk may be full.
             remove(image);
         }
-        written
+        Ok(Saved {
+            bytes: written?,
+            changes_only: content == Content::Changes,
+        })
+    }
+
+    fn tracks_memory(&self) -> bool {
+        self.tracks_memory
     }
 
     async fn change_disk(&self, _next: &DiskLayer) -> Result<(), VmmError> {

@@ -42,7 +42,7 @@ use machine::FirecrackerMachine;
 use paths::Paths;
 use program::Programs;
 
-use crate::{Machine, MachineConfig, Vmm, VmmError, blocking};
+use crate::{Machine, MachineConfig, Vmm, VmmError, blocking, cpu};
 
 /// The kind, as images record it.
 const KIND: &str = "firecracker";
@@ -156,6 +156,7 @@ impl Vmm for FirecrackerVmm {
             version: self.programs.firecracker.version.to_string(),
             accelerator: ACCELERATOR.to_owned(),
             machine: MACHINE.to_owned(),
+            cpu: cpu::present(),
         }
     }
 
@@ -183,9 +184,25 @@ impl Vmm for FirecrackerVmm {
     ) -> Result<Arc<dyn Machine>, VmmError> {
         let beginning = Beginning::Image(image.to_owned());
         let (machine, acquired) = self.start(site, config, beginning).await?;
-        machine.load(image).await?;
+        machine.load(image, config.track_memory).await?;
         acquired.settle();
         Ok(Arc::new(machine))
+    }
+
+    async fn complete(
+        &self,
+        image: &Path,
+        stands_on: &[PathBuf],
+        whole: &Path,
+    ) -> Result<(), VmmError> {
+        let (image, stands_on, whole) = (image.to_owned(), stands_on.to_owned(), whole.to_owned());
+        blocking(move || {
+            image::complete(&image, &stands_on, &whole).map_err(launch::failed(
+                "put together the whole of the image",
+                &image,
+            ))
+        })
+        .await
     }
 
     async fn attach(
@@ -215,8 +232,8 @@ impl Vmm for FirecrackerVmm {
             return Err(ended(ending::last_words(&paths.log, None)));
         }
         let spec = row.spec::<Process>()?;
-        let machine = FirecrackerMachine::connect(paths, config, spec, identity)?;
-        machine.state().await?;
+        let mut machine = FirecrackerMachine::connect(paths, config, spec, identity)?;
+        machine.take_over().await?;
         Ok(Arc::new(machine))
     }
 }
@@ -234,13 +251,22 @@ fn compare(saved: &MonitorInfo, present: &MonitorInfo) -> Result<(), VmmError> {
         "the machine types differ"
     } else if release(saved).is_none() || release(saved) != release(present) {
         "the releases differ; run the one that saved it"
+    } else if let Some(why) = cpu::differs(saved.cpu.as_ref(), present.cpu.as_ref()) {
+        return Err(incompatible(saved, present, why));
     } else {
         return Ok(());
     };
-    let name = |info: &MonitorInfo| format!("{} {} ({})", info.kind, info.version, info.machine);
-    Err(VmmError::Incompatible {
+    Err(incompatible(saved, present, why.to_owned()))
+}
+
+fn incompatible(saved: &MonitorInfo, present: &MonitorInfo, why: String) -> VmmError {
+    let name = |info: &MonitorInfo| {
+        let on = cpu::name(info.cpu.as_ref());
+        format!("{} {} ({}){on}", info.kind, info.version, info.machine)
+    };
+    VmmError::Incompatible {
         saved: name(saved),
         present: name(present),
-        why: why.to_owned(),
-    })
+        why,
+    }
 }

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use cowslip_host::layout::Layout;
 use cowslip_host::process::{ProcessIdentity, ProcessSpec, boot_id};
-use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, Durability, SandboxId};
+use cowslip_model::{
+    ByteSize, DiskChain, DiskFormat, DiskLayer, DiskLimits, Durability, HostCpu, SandboxId,
+};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -21,6 +23,7 @@ fn only_the_same_release_restores() {
         version: version.to_owned(),
         accelerator: ACCELERATOR.to_owned(),
         machine: MACHINE.to_owned(),
+        cpu: None,
     };
     let present = info("1.16.1");
     compare(&info("1.16.0"), &present).unwrap();
@@ -31,6 +34,37 @@ fn only_the_same_release_restores() {
     let mut other = info("1.16.1");
     other.kind = "qemu".to_owned();
     assert!(compare(&other, &present).is_err());
+}
+
+#[test]
+fn an_image_of_another_processor_is_refused_with_both_named() {
+    let on = |name: &str, model: u32| MonitorInfo {
+        kind: KIND.to_owned(),
+        version: "1.16.1".to_owned(),
+        accelerator: ACCELERATOR.to_owned(),
+        machine: MACHINE.to_owned(),
+        cpu: HostCpu::parse(&format!(
+            "vendor_id : GenuineIntel\ncpu family : 6\nmodel : {model}\nmodel name : {name}\nflags : avx\n"
+        )),
+    };
+    let (saved, present) = (on("Ice", 106), on("Sapphire", 143));
+    compare(&saved, &saved).unwrap();
+    let error = compare(&saved, &present).unwrap_err().to_string();
+    assert!(
+        error.contains("on \"Ice\"") && error.contains("on \"Sapphire\""),
+        "{error}"
+    );
+    // An older record does not say.
+    let unknown = MonitorInfo {
+        cpu: None,
+        ..saved.clone()
+    };
+    compare(&unknown, &present).unwrap();
+    let templated = MonitorInfo {
+        cpu: saved.cpu.map(HostCpu::behind_a_template),
+        ..present.clone()
+    };
+    compare(&templated, &present).unwrap();
 }
 
 /// A jail is what is asked for unless the configuration says otherwise, and nothing less is given.
@@ -118,6 +152,9 @@ impl Lab {
                 size: 1 << 20,
                 durability: Durability::default(),
             }),
+            disk_limits: DiskLimits::default(),
+            cpu_template: None,
+            track_memory: true,
             work: self.dir.path().join("work"),
             cgroup: None,
             console_log: self.dir.path().join("console.log"),
@@ -260,8 +297,10 @@ async fn a_save_is_one_file_and_leaves_nothing_beside_it() {
         std::fs::write(&lab.paths.state, "device state").unwrap();
         stream.write_all(NO_CONTENT.as_bytes()).await.unwrap();
     };
-    let (saved, ()) = tokio::join!(machine.save(&image), serve);
-    assert_eq!(saved.unwrap(), std::fs::metadata(&image).unwrap().len());
+    let (saved, ()) = tokio::join!(machine.save(&image, None), serve);
+    let saved = saved.unwrap();
+    assert_eq!(saved.bytes, std::fs::metadata(&image).unwrap().len());
+    assert!(!saved.changes_only);
     assert!(!lab.paths.state.exists());
 
     let serve = async {
@@ -270,12 +309,47 @@ async fn a_save_is_one_file_and_leaves_nothing_beside_it() {
         let body = got.body.unwrap();
         assert_eq!(body["mem_backend"]["backend_path"], image.to_str().unwrap());
         assert_eq!(body["resume_vm"], false);
+        assert_eq!(body["track_dirty_pages"], true);
         assert_eq!(std::fs::read(&lab.paths.state).unwrap(), b"device state");
         stream.write_all(NO_CONTENT.as_bytes()).await.unwrap();
     };
-    let (loaded, ()) = tokio::join!(machine.load(&image), serve);
+    let (loaded, ()) = tokio::join!(machine.load(&image, true), serve);
     loaded.unwrap();
     assert!(!lab.paths.state.exists());
+}
+
+#[tokio::test]
+async fn what_changed_is_saved_where_it_is_known() {
+    let lab = Lab::new();
+    let (mut machine, peer) = (lab.machine(), lab.peer());
+    let (base, image) = (lab.dir.path().join("base"), lab.dir.path().join("image"));
+    let save = async |kind: &str| {
+        peer.serve(&state("Paused")).await;
+        let (got, mut stream) = peer.take().await;
+        assert_eq!(got.body.unwrap()["snapshot_type"], kind);
+        let file = std::fs::File::create(&image).unwrap();
+        file.set_len(1 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], 8192).unwrap();
+        std::fs::write(&lab.paths.state, "device state").unwrap();
+        stream.write_all(NO_CONTENT.as_bytes()).await.unwrap();
+    };
+    let (saved, ()) = tokio::join!(machine.save(&image, Some(&base)), save("Diff"));
+    let saved = saved.unwrap();
+    assert!(saved.changes_only && saved.bytes < 8192, "{saved:?}");
+    std::fs::remove_file(&image).unwrap();
+
+    // The machine of an engine that did not ask for it: told by Firecracker, not by the configuration.
+    let take_over = async {
+        peer.serve(&state("Running")).await;
+        let machine = json!({ "vcpu_count": 1, "mem_size_mib": 1, "track_dirty_pages": false });
+        let body = json!({ "drives": [], "machine-config": machine });
+        peer.serve(&with_body(200, &body.to_string())).await;
+    };
+    let (taken, ()) = tokio::join!(machine.take_over(), take_over);
+    taken.unwrap();
+    assert!(!machine.tracks_memory());
+    let (saved, ()) = tokio::join!(machine.save(&image, Some(&base)), save("Full"));
+    assert!(!saved.unwrap().changes_only);
 }
 
 #[tokio::test]
@@ -288,20 +362,20 @@ async fn a_save_that_fails_leaves_no_image() {
         std::fs::write(&lab.paths.state, "half").unwrap();
         peer.serve(&with_body(400, FAULT)).await;
     };
-    let (failed, ()) = tokio::join!(machine.save(&image), refuse);
+    let (failed, ()) = tokio::join!(machine.save(&image, None), refuse);
     assert!(failed.unwrap_err().to_string().contains("no such thing"));
     assert!(!image.exists() && !lab.paths.state.exists());
 
     let running = state("Running");
     let serve = peer.serve(&running);
-    let (failed, _) = tokio::join!(machine.save(&image), serve);
+    let (failed, _) = tokio::join!(machine.save(&image, None), serve);
     assert!(failed.unwrap_err().to_string().contains("pause it first"));
     assert!(!image.exists());
 
     let unseen = Path::new("/run/image");
     let paused = state("Paused");
     let serve = peer.serve(&paused);
-    let (failed, _) = tokio::join!(machine.save(unseen), serve);
+    let (failed, _) = tokio::join!(machine.save(unseen, None), serve);
     assert!(failed.unwrap_err().to_string().contains("/run"));
 
     // It dies in the middle.
@@ -311,7 +385,7 @@ async fn a_save_that_fails_leaves_no_image() {
         lab.end(3);
         drop(stream);
     };
-    let (failed, ()) = tokio::join!(machine.save(&image), die);
+    let (failed, ()) = tokio::join!(machine.save(&image, None), die);
     let error = failed.unwrap_err();
     assert!(matches!(&error, VmmError::Ended { .. }), "{error:?}");
     assert!(error.to_string().contains("exit code 3"), "{error}");
@@ -325,16 +399,16 @@ async fn an_image_that_cannot_be_loaded_is_named() {
     let (machine, peer) = (lab.machine(), lab.peer());
     let image = lab.dir.path().join("image");
     std::fs::write(&image, "no image").unwrap();
-    let error = machine.load(&image).await.unwrap_err().to_string();
+    let error = machine.load(&image, false).await.unwrap_err().to_string();
     assert!(error.contains("/image"), "{error}");
 
     let mut file = std::fs::File::create(&image).unwrap();
     std::fs::write(&lab.paths.state, "state").unwrap();
     let state = std::fs::File::open(&lab.paths.state).unwrap();
-    image::seal(&mut file, &state).unwrap();
+    image::seal(&mut file, &state, image::Content::Whole).unwrap();
     std::fs::remove_file(&lab.paths.state).unwrap();
     let answer = with_body(400, FAULT);
-    let (failed, _) = tokio::join!(machine.load(&image), peer.serve(&answer));
+    let (failed, _) = tokio::join!(machine.load(&image, false), peer.serve(&answer));
     assert!(failed.unwrap_err().to_string().contains("no such thing"));
     assert!(!lab.paths.state.exists());
 
@@ -343,7 +417,7 @@ async fn an_image_that_cannot_be_loaded_is_named() {
         lab.end(1);
         drop(stream);
     };
-    let (failed, ()) = tokio::join!(machine.load(&image), die);
+    let (failed, ()) = tokio::join!(machine.load(&image, false), die);
     let error = failed.unwrap_err().to_string();
     assert!(
         error.contains("/image") && error.contains("exit code 1"),

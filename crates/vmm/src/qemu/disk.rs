@@ -21,7 +21,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use cowslip_model::{DiskChain, DiskFormat, DiskLayer, Durability};
+use cowslip_model::{DiskChain, DiskFormat, DiskLayer, DiskLimits, Durability};
 use serde_json::{Value, json};
 
 use super::passing::{Passed, open_disk};
@@ -338,6 +338,22 @@ pub(super) async fn retire(qmp: &Qmp) -> Result<(), DiskError> {
         }
     }
     Ok(())
+}
+
+/// Bounds how fast the disk is used, whichever layers it stands on.
+pub(super) async fn limit(qmp: &Qmp, limits: &DiskLimits) -> Result<(), QmpError> {
+    let arguments = json!({
+        "id": format!("/machine/peripheral/{DEVICE}/virtio-backend"),
+        "bps": limits.bandwidth.map_or(0, |bytes| bytes.bytes()),
+        "bps_rd": 0,
+        "bps_wr": 0,
+        "iops": limits.operations.unwrap_or(0),
+        "iops_rd": 0,
+        "iops_wr": 0,
+    });
+    qmp.execute("block_set_io_throttle", arguments)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use cowslip_host::process::{ProcessIdentity, ProcessSpec};
-use cowslip_model::{DiskLayer, Durability, SandboxId};
+use cowslip_model::{DiskLayer, DiskLimits, Durability, SandboxId};
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -32,7 +32,7 @@ use super::migration::{self, MigrationError, STALL_BOUND_SECONDS};
 use super::qmp::{Qmp, QmpError};
 use crate::console::{self, BoundedLog};
 use crate::ending::Ending;
-use crate::{AgentChannel, Machine, MachineConfig, RunState, VmmError};
+use crate::{AgentChannel, Machine, MachineConfig, RunState, Saved, VmmError};
 
 /// What QEMU calls a machine whose image was written.
 const SAVED: &str = "postmigrate";
@@ -46,6 +46,7 @@ pub(super) struct QemuMachine {
     /// The file that the machine was started on, or one beside it, and what its flushes are worth; none
     /// for one without a disk.
     disk: Option<(PathBuf, Durability)>,
+    disk_limits: DiskLimits,
     /// The present agent channel, to end it when the next is opened.
     agent: Mutex<Option<StdUnixStream>>,
     console: JoinHandle<()>,
@@ -101,6 +102,7 @@ impl QemuMachine {
                 .disk
                 .as_ref()
                 .map(|chain| (chain.top.path.clone(), chain.durability)),
+            disk_limits: config.disk_limits,
             agent: Mutex::new(None),
             console,
         })
@@ -112,7 +114,14 @@ impl QemuMachine {
 
     /// Sets what every machine is set to after its start.
     pub(super) async fn prepare(&self) -> Result<(), VmmError> {
-        match migration::prepare(&self.qmp).await {
+        let prepare = async {
+            migration::prepare(&self.qmp).await?;
+            if self.disk.is_some() && !self.disk_limits.is_none() {
+                disk::limit(&self.qmp, &self.disk_limits).await?;
+            }
+            Ok(())
+        };
+        match prepare.await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.explain("prepare", error).await),
         }
@@ -243,7 +252,7 @@ impl Machine for QemuMachine {
         })
     }
 
-    async fn save(&self, image: &Path) -> Result<u64, VmmError> {
+    async fn save(&self, image: &Path, _base: Option<&Path>) -> Result<Saved, VmmError> {
         const OPERATION: &str = "save";
         self.require_paused(OPERATION).await?;
         let failed = |operation| {
@@ -266,7 +275,15 @@ impl Machine for QemuMachine {
             }
             return Err(self.explain_migration(OPERATION, error).await);
         }
-        Ok(file.metadata().map_err(failed("look at the image"))?.len())
+        Ok(Saved {
+            bytes: file.metadata().map_err(failed("look at the image"))?.len(),
+            changes_only: false,
+        })
+    }
+
+    /// A migration to a file writes all there is.
+    fn tracks_memory(&self) -> bool {
+        false
     }
 
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), VmmError> {

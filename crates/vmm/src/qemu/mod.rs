@@ -42,7 +42,7 @@ use machine::QemuMachine;
 use probe::Verdict;
 use program::Program;
 
-use crate::{Machine, MachineConfig, Vmm, VmmError, blocking};
+use crate::{Machine, MachineConfig, Vmm, VmmError, blocking, cpu};
 
 /// The kind, as images record it.
 const KIND: &str = "qemu";
@@ -189,6 +189,11 @@ impl Vmm for QemuVmm {
                 .as_str()
                 .to_owned(),
             machine: arguments::MACHINE.to_owned(),
+            // Translation shows every guest the same processor.
+            cpu: match self.accelerator() {
+                Some(Accelerator::Kvm) => cpu::present(),
+                Some(Accelerator::Tcg) | None => None,
+            },
         }
     }
 
@@ -225,6 +230,20 @@ impl Vmm for QemuVmm {
             .await?;
         machine.load(image).await?;
         Ok(Arc::new(machine))
+    }
+
+    /// Every image of QEMU is whole.
+    async fn complete(
+        &self,
+        image: &Path,
+        _stands_on: &[PathBuf],
+        _whole: &Path,
+    ) -> Result<(), VmmError> {
+        Err(VmmError::File {
+            operation: "put together, though QEMU saves only whole ones, the image",
+            path: image.to_owned(),
+            source: std::io::ErrorKind::Unsupported.into(),
+        })
     }
 
     async fn attach(
@@ -277,20 +296,27 @@ fn compare(saved: &MonitorInfo, present: &MonitorInfo) -> Result<(), VmmError> {
         "the accelerators differ"
     } else if release(saved).is_none() || release(saved) != release(present) {
         "the releases differ; run the one that saved it"
+    } else if let Some(why) = cpu::differs(saved.cpu.as_ref(), present.cpu.as_ref()) {
+        return Err(incompatible(saved, present, why));
     } else {
         return Ok(());
     };
+    Err(incompatible(saved, present, why.to_owned()))
+}
+
+fn incompatible(saved: &MonitorInfo, present: &MonitorInfo, why: String) -> VmmError {
     let name = |info: &MonitorInfo| {
+        let on = cpu::name(info.cpu.as_ref());
         format!(
-            "{} {} ({}, {})",
+            "{} {} ({}, {}){on}",
             info.kind, info.version, info.accelerator, info.machine
         )
     };
-    Err(VmmError::Incompatible {
+    VmmError::Incompatible {
         saved: name(saved),
         present: name(present),
-        why: why.to_owned(),
-    })
+        why,
+    }
 }
 
 #[cfg(test)]
@@ -303,6 +329,7 @@ mod tests {
             version: version.to_owned(),
             accelerator: accelerator.to_owned(),
             machine: arguments::MACHINE.to_owned(),
+            cpu: None,
         }
     }
 

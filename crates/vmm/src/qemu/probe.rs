@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cowslip_host::{Directory, DirectorySpec, Site};
 use cowslip_ledger::{HandleRow, LedgerError, Owner};
-use cowslip_model::{ByteSize, SandboxId};
+use cowslip_model::{ByteSize, DiskLimits, SandboxId};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -47,6 +47,9 @@ pub(super) async fn kvm(
         memory: MEMORY,
         command_line: vec!["cowslip.mode=probe".to_owned()],
         disk: None,
+        disk_limits: DiskLimits::default(),
+        cpu_template: None,
+        track_memory: false,
         console_log: directory.join("console.log"),
         console_bound: CONSOLE_BOUND,
         ..config.clone()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cowslip_host::{Directory, DirectorySpec, Layout, LinuxHost, Site, process};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{HandleRow, Ledger, LedgerError, Owner, Resource};
-use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, SandboxId};
+use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, DiskLimits, SandboxId};
 use cowslip_vmm::qemu::{Choice, QemuConfig, QemuVmm};
 use cowslip_vmm::{AgentChannel, ByteStream, Credentials, Machine, MachineConfig};
 use tempfile::TempDir;
@@ -92,6 +92,9 @@ impl Lab {
             initramfs: self.guest.initramfs.clone(),
             command_line: Vec::new(),
             disk,
+            disk_limits: DiskLimits::default(),
+            cpu_template: None,
+            track_memory: false,
             work: self.dir().to_owned(),
             cgroup: None,
             console_log: self.dir().join(format!("console-{sandbox}.log")),

@@ -309,6 +309,50 @@ fn less_isolation_than_configured_is_refused() {
 }
 
 #[test]
+fn a_disk_is_as_fast_as_it_may_be() {
+    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let files = host.files();
+    for (refused, why) in [
+        ("create --disk-iops 0 box", "0 is not in"),
+        ("create --disk-bandwidth 5 box", "too little"),
+        (
+            "create --vmm qemu --cpu-template T2 box",
+            "only Firecracker",
+        ),
+        ("create --vmm firecracker --cpus 33 box", "1 to 32"),
+        ("create --cpu-template ./none box", "./none"),
+    ] {
+        host.say(refused).run().refused(&[why]);
+    }
+    let _ = host.say("run -d --disk-bandwidth 1m --name one box").ok();
+    // Five mebibytes; one may be saved up.
+    let seconds = |sandbox: &str| -> f64 {
+        let script = "read a b </proc/uptime; dd if=/dev/zero of=/root/f bs=64k count=80 conv=fsync 2>/dev/null; \
+                      read c d </proc/uptime; echo $a $c";
+        let said = host.sh(sandbox, script).ok();
+        let (begun, ended) = said.split_once(' ').unwrap();
+        ended.parse::<f64>().unwrap() - begun.parse::<f64>().unwrap()
+    };
+    let took = seconds("one");
+    assert!(took > 3.0, "{took} s for 5 MiB with 1 MiB a second");
+    // A fork has the limits of what it was forked from.
+    let _ = host.say("checkpoint create one --name point").ok();
+    let fork: Vec<Sandbox> = host.say("fork point --name two").json();
+    assert_eq!(
+        fork[0].disk_limits.bandwidth.map(|limit| limit.bytes()),
+        Some(1 << 20)
+    );
+    let took = seconds("two");
+    assert!(
+        took > 3.0,
+        "{took} s for 5 MiB with 1 MiB a second, in a fork"
+    );
+    let _ = host.say("rm --force one two").ok();
+    let _ = host.say("checkpoint rm point").ok();
+    host.assert_only(&files);
+}
+
+#[test]
 fn where_the_time_of_a_start_went_is_told() {
     let host = Instance::ready(Setup::default(), Kernel::Guest);
     let _ = host.say("create --name one box").ok();

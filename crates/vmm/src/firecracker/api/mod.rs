@@ -27,8 +27,8 @@ use serde::de::DeserializeOwned;
 pub use answers::{Configuration, ConfiguredDrive, ConfiguredMachine, Instance, InstanceState};
 pub use error::ApiError;
 pub use requests::{
-    Balloon, BootSource, CacheType, Drive, Entropy, MachineConfiguration, SnapshotCreate,
-    SnapshotKind, SnapshotLoad, Vsock,
+    Balloon, BootSource, CacheType, Drive, Entropy, MachineConfiguration, RateLimiter,
+    SnapshotCreate, SnapshotKind, SnapshotLoad, TokenBucket, Vsock,
 };
 
 use answers::Version;
@@ -114,6 +114,17 @@ impl Api {
     /// As for every request.
     pub async fn machine(&self, machine: &MachineConfiguration) -> Result<(), ApiError> {
         self.put("/machine-config", machine).await
+    }
+
+    /// Sets what of the processor the guest is shown, by a custom template.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub async fn cpu(
+        &self,
+        template: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<(), ApiError> {
+        self.put("/cpu-config", template).await
     }
 
     /// Adds the vsock device.

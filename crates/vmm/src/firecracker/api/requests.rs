@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cowslip_model::NamedCpuTemplate;
 use serde::Serialize;
 
 /// What a machine boots from.
@@ -38,6 +39,40 @@ pub struct Drive {
     pub is_read_only: bool,
     /// What a guest's flush does.
     pub cache_type: CacheType,
+    /// How fast it may be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
+}
+
+/// How fast a device may be used; what is none is not limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RateLimiter {
+    /// Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<TokenBucket>,
+    /// Requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops: Option<TokenBucket>,
+}
+
+/// So many in a time, evenly; what was saved up, at most as many at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TokenBucket {
+    /// How many.
+    pub size: u64,
+    /// In so many milliseconds.
+    pub refill_time: u64,
+}
+
+impl TokenBucket {
+    /// So many in a second.
+    #[must_use]
+    pub const fn per_second(size: u64) -> Self {
+        Self {
+            size,
+            refill_time: 1000,
+        }
+    }
 }
 
 /// vCPUs and memory.
@@ -49,6 +84,9 @@ pub struct MachineConfiguration {
     pub mem_size_mib: u64,
     /// Whether pages that the guest writes are remembered, which diff snapshots need.
     pub track_dirty_pages: bool,
+    /// What of the processor the guest is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<NamedCpuTemplate>,
 }
 
 /// The vsock device.

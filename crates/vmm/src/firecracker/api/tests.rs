@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
+use cowslip_model::NamedCpuTemplate;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -78,6 +79,7 @@ async fn every_request_is_what_firecracker_takes() {
             is_root_device: false,
             is_read_only: false,
             cache_type,
+            rate_limiter: None,
         };
         sends!(
             |api| api.drive(&drive),
@@ -91,15 +93,56 @@ async fn every_request_is_what_firecracker_takes() {
             })
         );
     }
-    let machine = MachineConfiguration {
+    let drive = Drive {
+        drive_id: "root".to_owned(),
+        path_on_host: "/d".into(),
+        is_root_device: false,
+        is_read_only: false,
+        cache_type: CacheType::Unsafe,
+        rate_limiter: Some(RateLimiter {
+            bandwidth: Some(TokenBucket::per_second(1 << 20)),
+            ops: None,
+        }),
+    };
+    sends!(
+        |api| api.drive(&drive),
+        "PUT /drives/root",
+        json!({
+            "drive_id": "root",
+            "path_on_host": "/d",
+            "is_root_device": false,
+            "is_read_only": false,
+            "cache_type": "Unsafe",
+            "rate_limiter": { "bandwidth": { "size": 1_048_576, "refill_time": 1000 } },
+        })
+    );
+    let mut machine = MachineConfiguration {
         vcpu_count: 2,
         mem_size_mib: 256,
         track_dirty_pages: true,
+        cpu_template: None,
     };
     sends!(
         |api| api.machine(&machine),
         "PUT /machine-config",
         json!({ "vcpu_count": 2, "mem_size_mib": 256, "track_dirty_pages": true })
+    );
+    machine.cpu_template = Some(NamedCpuTemplate::T2CL);
+    sends!(
+        |api| api.machine(&machine),
+        "PUT /machine-config",
+        json!({
+            "vcpu_count": 2,
+            "mem_size_mib": 256,
+            "track_dirty_pages": true,
+            "cpu_template": "T2CL",
+        })
+    );
+    let custom = json!({ "msr_modifiers": [] });
+    sends!(
+        |api| api.cpu(custom.as_object().unwrap()),
+        "PUT /cpu-config",
+        custom
     );
     let vsock = Vsock {
         guest_cid: 3,

@@ -13,7 +13,7 @@ use cowslip_host::Site;
 use cowslip_ledger::MonitorInfo;
 use cowslip_model::{DiskLayer, SandboxId};
 use cowslip_proto::AgentClient;
-use cowslip_vmm::{AgentChannel, Machine, MachineConfig, RunState, Vmm, VmmError};
+use cowslip_vmm::{AgentChannel, Machine, MachineConfig, RunState, Saved, Vmm, VmmError};
 
 use crate::bench::{BLOCK, DISK, TEMPLATE_BLOCKS, open_device};
 
@@ -78,6 +78,7 @@ impl Vmm for Machines {
             version: "1".to_owned(),
             accelerator: "none".to_owned(),
             machine: "disk".to_owned(),
+            cpu: None,
         }
     }
 
@@ -106,6 +107,10 @@ impl Vmm for Machines {
             "memory and disk are not of one instant (R26)"
         );
         Ok(machine)
+    }
+
+    async fn complete(&self, image: &Path, _: &[PathBuf], _: &Path) -> Result<(), VmmError> {
+        panic!("{image:?} is whole")
     }
 
     async fn attach(
@@ -141,11 +146,18 @@ impl Machine for OnlyDisk {
         Ok(RunState::Running)
     }
 
-    async fn save(&self, path: &Path) -> Result<u64, VmmError> {
+    async fn save(&self, path: &Path, _base: Option<&Path>) -> Result<Saved, VmmError> {
         let stills = self.0.stills();
         // In the page cache, where a monitor leaves it.
         std::fs::write(path, image(stills.last().unwrap())).unwrap();
-        Ok(IMAGE as u64)
+        Ok(Saved {
+            bytes: IMAGE as u64,
+            changes_only: false,
+        })
+    }
+
+    fn tracks_memory(&self) -> bool {
+        false
     }
 
     async fn change_disk(&self, next: &DiskLayer) -> Result<(), VmmError> {
