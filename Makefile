@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build quickstart test lint bench bench-disk install clean
+.PHONY: help setup build quickstart test lint bench bench-disk bench-firecracker install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,6 +34,9 @@ bench: build ## measure against plain QEMU and mke2fs, side by side
 
 bench-disk: setup ## measure disks on device-mapper against commands and bare devices, in the test VM
 	@environment=$$(scripts/test-assets) && . "$$environment" && scripts/bench-disk
+
+bench-firecracker: setup ## measure sandboxes in Firecracker against its bare calls, in the test VM
+	@environment=$$(scripts/test-assets) && . "$$environment" && scripts/bench-firecracker
 
 install: build ## install to PREFIX (default /usr/local), under DESTDIR if it is set
 	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip" "$(DESTDIR)$(PREFIX)/bin/cowslip"

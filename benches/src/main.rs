@@ -21,6 +21,7 @@ mod import;
 mod lab;
 mod run;
 mod session;
+#[allow(dead_code, reason = "shared with the other programs")]
 mod table;
 
 use std::process::ExitCode;

@@ -39,6 +39,11 @@ impl Samples {
         self.quantile(0.5)
     }
 
+    /// What it is more than `base`, round by round.
+    pub(crate) fn difference(&self, base: &Self) -> Self {
+        Self(self.0.iter().zip(&base.0).map(|(a, b)| a - b).collect())
+    }
+
     /// The ratio to `base`, round by round: what moves both sides of a round cancels out.
     pub(crate) fn ratio(&self, base: &Self) -> Self {
         Self(self.0.iter().zip(&base.0).map(|(a, b)| a / b).collect())

@@ -1,7 +1,13 @@
-//! Control groups of the second version: what a machine's processes may use together, and nobody else's.
+//! Control groups: what a machine's processes may use together, and nobody else's.
 //!
-//! Acquire by `mkdir` below the hierarchy's root, release by ending what is left in it and `rmdir`. A
-//! group's name is the mark of its machine, so that one without a row is found.
+//! ```text
+//!   second version   one group in the one hierarchy, with the controllers memory and pids
+//!   first version    one group in the hierarchy of memory, and one in that of pids
+//! ```
+//!
+//! The first is taken only where the second has no controllers. Acquire by `mkdir` below a hierarchy's root,
+//! release by ending what is left in it and `rmdir`. A group's name is the mark of its machine, so that one
+//! without a row is found.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -13,15 +19,19 @@ use std::time::{Duration, Instant};
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, Reservation, Resource};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HostError;
 use crate::file::Inode;
 
-/// Where the hierarchy is: alone, or beside the first version's.
-const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// Where the second version's hierarchy is: alone, or beside the first version's.
+const SECOND: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// What limits need.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+/// Where the first version's hierarchies are, each below its controller's name.
+const FIRST: &str = "/sys/fs/cgroup";
 /// How long processes that were killed may take to be gone.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -46,22 +56,36 @@ impl Resource for Cgroup {
     type Identity = Inode;
 }
 
-/// The root of the hierarchy, where this process may make groups with limits below it.
+/// The roots of the hierarchies in which a machine gets a group with limits; none where this process may make
+/// none, or controllers are missing.
 #[must_use]
-pub fn root() -> Option<PathBuf> {
+pub fn roots() -> Vec<PathBuf> {
     if !crate::process::is_root() {
-        return None;
+        return Vec::new();
     }
-    let offers = |root: &Path| {
-        // Only the second version has this file.
-        let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        let is_offered = |name: &&str| offered.split_whitespace().any(|word| word == *name);
-        CONTROLLERS.iter().all(is_offered)
-    };
-    ROOTS
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|root| offers(root))
+    let second = SECOND.into_iter().map(PathBuf::from);
+    if let Some(root) = second.into_iter().find(|root| offers(root)) {
+        return vec![root];
+    }
+    let first = CONTROLLERS.map(|name| Path::new(FIRST).join(name));
+    // Only the first version has this file.
+    let is_first = |root: &PathBuf| root.join("release_agent").exists() && is_writable(root);
+    if first.iter().all(is_first) {
+        return first.into();
+    }
+    Vec::new()
+}
+
+/// Whether this is the second version's hierarchy, with what limits need.
+fn offers(root: &Path) -> bool {
+    let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    let is_offered = |name: &&str| offered.split_whitespace().any(|word| word == *name);
+    CONTROLLERS.iter().all(is_offered) && is_writable(root)
+}
+
+/// In a container it often is not, whoever asks.
+fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), HostError> {
@@ -70,15 +94,36 @@ fn write(path: &Path, text: &str) -> Result<(), HostError> {
 
 pub(crate) fn acquire(slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError> {
     let spec = slot.spec().clone();
-    if let Some(root) = spec.path.parent() {
+    if let Some(root) = spec.path.parent().filter(|root| offers(root)) {
         // Having them already is fine.
         write(&root.join("cgroup.subtree_control"), "+memory +pids")?;
     }
     fs::create_dir(&spec.path).map_err(HostError::path("make the control group", &spec.path))?;
     let inode = Inode::of(&spec.path)?;
-    write(&spec.path.join("memory.max"), &spec.memory.to_string())?;
-    write(&spec.path.join("memory.oom.group"), "1")?;
-    write(&spec.path.join("pids.max"), &spec.tasks.to_string())?;
+    let (memory, tasks) = (spec.memory.to_string(), spec.tasks.to_string());
+    // Each kind of group has its own of these files.
+    let limits = [
+        ("memory.max", memory.as_str()),
+        ("memory.oom.group", "1"),
+        ("memory.limit_in_bytes", &memory),
+        // After the other, which it may not be below; not there without accounting of swap.
+        ("memory.memsw.limit_in_bytes", &memory),
+        ("pids.max", &tasks),
+    ];
+    let mut bounded = false;
+    for (file, limit) in limits {
+        let file = spec.path.join(file);
+        if file.exists() {
+            write(&file, limit)?;
+            bounded = true;
+        }
+    }
+    if !bounded {
+        return Err(HostError::Foreign {
+            path: spec.path,
+            why: "a group there has no limits: mount cgroup2 with memory and pids".to_owned(),
+        });
+    }
     Ok(slot.acquired(inode)?)
 }
 
@@ -126,20 +171,36 @@ pub(crate) fn release(spec: &CgroupSpec, identity: Option<&Inode>) -> Result<(),
     remove().map_err(HostError::path("remove the control group", path))
 }
 
-/// Kills what is in the group (Linux 5.14) and waits for the kernel to say that nothing is.
+/// Kills what is in the group and waits until nothing is.
 fn empty(path: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + ENDING;
+    if path.join("cgroup.kill").exists() {
+        kill_at_once(path, deadline)
+    } else {
+        kill_one_by_one(path, deadline)
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Timespec> {
+    let left = deadline.checked_duration_since(Instant::now());
+    let left = left
+        .filter(|left| !left.is_zero())
+        .ok_or(ErrorKind::TimedOut)?;
+    Ok(Timespec::try_from(left).unwrap_or_default())
+}
+
+/// The kernel does it (second version, Linux 5.14), and says when nothing is left.
+fn kill_at_once(path: &Path, deadline: Instant) -> io::Result<()> {
     let events = fs::File::open(path.join("cgroup.events"))?;
     fs::File::options()
         .write(true)
         .open(path.join("cgroup.kill"))?
         .write_all(b"1")?;
-    let begun = Instant::now();
     while fs::read_to_string(path.join("cgroup.events"))?.contains("populated 1") {
-        let left = ENDING
-            .checked_sub(begun.elapsed())
-            .ok_or(ErrorKind::TimedOut)?;
-        let left = Timespec::try_from(left).unwrap_or_default();
-        poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left))?;
+        poll(
+            &mut [PollFd::new(&events, PollFlags::PRI)],
+            Some(&left(deadline)?),
+        )?;
         // Reading is what makes the next change an event again.
         io::Read::read(&mut &events, &mut [0; 64])?;
         io::Seek::rewind(&mut &events)?;
@@ -147,21 +208,57 @@ fn empty(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn members(path: &Path) -> io::Result<Vec<Pid>> {
+    let text = fs::read_to_string(path.join("cgroup.procs"))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.parse().ok().and_then(Pid::from_raw))
+        .collect())
+}
+
+fn kill_one_by_one(path: &Path, deadline: Instant) -> io::Result<()> {
+    loop {
+        let listed = members(path)?;
+        if listed.is_empty() {
+            return Ok(());
+        }
+        for pid in listed {
+            let process = match pidfd_open(pid, PidfdFlags::empty()) {
+                Err(Errno::SRCH) => continue,
+                opened => opened?,
+            };
+            // The number may have become another process' between the list and the opening.
+            if !members(path)?.contains(&pid) {
+                continue;
+            }
+            match pidfd_send_signal(&process, Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+            poll(
+                &mut [PollFd::new(&process, PollFlags::IN)],
+                Some(&left(deadline)?),
+            )?;
+        }
+        left(deadline)?;
+    }
+}
+
 /// Groups whose name begins like a mark of this instance, and that no row knows.
 pub(crate) fn strays(prefix: &str, known: &[&Path]) -> io::Result<Vec<CgroupSpec>> {
-    let Some(root) = root() else {
-        return Ok(Vec::new());
-    };
     let mut found = Vec::new();
-    for entry in fs::read_dir(root)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| name.starts_with(prefix)) && !known.contains(&path.as_path()) {
-            found.push(CgroupSpec {
-                path,
-                memory: 0,
-                tasks: 0,
-            });
+    for root in roots() {
+        for entry in fs::read_dir(root)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(|name| name.starts_with(prefix)) && !known.contains(&path.as_path())
+            {
+                found.push(CgroupSpec {
+                    path,
+                    memory: 0,
+                    tasks: 0,
+                });
+            }
         }
     }
     Ok(found)

@@ -79,3 +79,25 @@ pub fn open(path: &Path) -> Result<Option<File>, HostError> {
     }
     Ok(Some(file))
 }
+/// Whether somebody has this file open for writing, or mapped so. `file` must be open for reading only.
+///
+/// The kernel knows: it gives nobody a lease for reading such a file.
+///
+/// # Errors
+/// The failing system call's.
+pub fn is_written(file: &File) -> std::io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    let lease = |kind: i32| {
+        // SAFETY: a system call on an open descriptor; its argument is a number.
+        let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+        if done == -1 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    match lease(libc::F_RDLCK) {
+        Ok(()) => lease(libc::F_UNLCK).map(|()| false),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
+        Err(error) => Err(error),
+    }
+}

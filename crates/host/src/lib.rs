@@ -104,8 +104,8 @@ pub trait Host: Send + Sync + 'static {
     /// When the file does not open, or no loop device is free; nothing is attached then.
     fn attach_loop(&self, slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold), HostError>;
 
-    /// The root below which control groups with limits can be made; none where this host has none for us.
-    fn cgroup_root(&self) -> Option<PathBuf>;
+    /// The roots below which a machine gets a control group each; none where this host has none for us.
+    fn cgroup_roots(&self) -> Vec<PathBuf>;
 
     /// Makes a control group, with its limits.
     ///

@@ -140,8 +140,8 @@ impl Host for LinuxHost {
         loops::acquire(slot)
     }
 
-    fn cgroup_root(&self) -> Option<PathBuf> {
-        cgroup::root()
+    fn cgroup_roots(&self) -> Vec<PathBuf> {
+        cgroup::roots()
     }
 
     fn make_cgroup(&self, slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError> {

@@ -229,8 +229,8 @@ impl Host for SimHost {
     }
 
     /// Beside the runtime directories, so that what is left there is a stray.
-    fn cgroup_root(&self) -> Option<PathBuf> {
-        Some(self.layout.machines())
+    fn cgroup_roots(&self) -> Vec<PathBuf> {
+        vec![self.layout.machines()]
     }
 
     fn make_cgroup(&self, slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError> {

@@ -131,7 +131,7 @@ impl Bench {
             cpu_template: None,
             track_memory: false,
             work: self.rig.layout.sandbox(sandbox),
-            cgroup: None,
+            cgroups: Vec::new(),
             console_log: self.rig.layout.sandbox(sandbox).join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
@@ -394,7 +394,7 @@ fn minimal(bench: &Bench) -> MachineConfig {
         cpu_template: None,
         track_memory: false,
         work: PathBuf::from("/"),
-        cgroup: None,
+        cgroups: Vec::new(),
         console_log: PathBuf::from("/console.log"),
         console_bound: ByteSize::mib(1),
         credentials: None,
@@ -576,7 +576,7 @@ async fn a_second_process_of_one_sandbox_is_a_violation() {
         output: std::fs::File::open("/dev/null").unwrap().into(),
         credentials: None,
         view: None,
-        cgroup: None,
+        cgroups: Vec::new(),
     };
     bench.site.host.spawn(slot, launch).unwrap().settle();
     assert!(bench.violations()[0].contains("second process"));

@@ -82,7 +82,7 @@ impl SimVmm {
             output: OwnedFd::from(output),
             credentials: config.credentials.clone(),
             view: None,
-            cgroup: None,
+            cgroups: Vec::new(),
         };
         let held = site.host.spawn(slot, launch)?;
         let identity = held.identity().clone();

@@ -43,6 +43,11 @@ impl BoundedLog {
         })
     }
 
+    /// Bytes that are in it.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
     /// Appends, then cuts where the bound is passed.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.length)?;

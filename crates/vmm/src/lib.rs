@@ -56,8 +56,8 @@ pub struct MachineConfig {
     pub track_memory: bool,
     /// A directory of the sandbox's own, on the file system that its images are on.
     pub work: PathBuf,
-    /// The control group that the monitor runs in; none: the engine's.
-    pub cgroup: Option<PathBuf>,
+    /// The control groups that the monitor runs in; without any it is in the engine's.
+    pub cgroups: Vec<PathBuf>,
     /// Where the guest's console goes.
     pub console_log: PathBuf,
     /// The console log is cut to its newest half when it grows past this many bytes.

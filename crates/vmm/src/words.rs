@@ -27,20 +27,26 @@ pub(crate) fn last(path: &Path) -> Option<String> {
     harmless(&newest(path)?, LAST_MAX)
 }
 
-/// The last lines of the messages in the file at `path`; the first may be the end of one.
-pub(crate) fn last_lines(path: &Path) -> Vec<String> {
-    let bytes = newest(path).unwrap_or_default();
+/// The last lines of the messages in the file at `path`, of those behind its first `before` bytes (of all where
+/// it was cut since); the first may be the end of one.
+pub(crate) fn last_lines(path: &Path, before: u64) -> Vec<String> {
+    let bytes = newest_since(path, before).unwrap_or_default();
     let lines = bytes.split(|&byte| byte == b'\n');
     lines.filter_map(|line| harmless(line, LAST_MAX)).collect()
 }
 
 fn newest(path: &Path) -> Option<Vec<u8>> {
+    newest_since(path, 0)
+}
+
+fn newest_since(path: &Path, before: u64) -> Option<Vec<u8>> {
     // A jailed monitor may have put anything there.
     let file = head::open(path).ok()??;
     let length = file.metadata().ok()?.len();
     let mut bytes =
         vec![0; usize::try_from(length).map_or(LAST_MAX, |length| length.min(LAST_MAX))];
-    let from = length.saturating_sub(LAST_MAX as u64);
+    let before = if before > length { 0 } else { before };
+    let from = length.saturating_sub(LAST_MAX as u64).max(before);
     let count = file.read_at(&mut bytes, from).ok()?;
     bytes.truncate(count);
     Some(bytes)
@@ -65,5 +71,17 @@ mod tests {
             words.len() < 2100 && words.ends_with("aa; qemu:  [2Jno\u{fffd} such; file"),
             "{words}"
         );
+    }
+
+    #[test]
+    fn lines_from_before_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        std::fs::write(&path, "old\nnew\n").unwrap();
+        assert_eq!(last_lines(&path, 0), ["old", "new"]);
+        assert_eq!(last_lines(&path, 4), ["new"]);
+        assert_eq!(last_lines(&path, 8), [""; 0]);
+        // It was cut meanwhile.
+        assert_eq!(last_lines(&path, 9), ["old", "new"]);
     }
 }

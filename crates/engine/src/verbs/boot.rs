@@ -162,7 +162,7 @@ impl Engine {
             mode: 0o700,
         };
         self.make_directory(Owner::Machine(record.id), spec).await?;
-        let cgroup = self.make_cgroup(record).await?;
+        let cgroups = self.make_cgroups(record).await?;
         phases.end("directories");
         let disk = match self.volumes.activate(&self.site, record.id, &layers).await {
             Err(error) if self.may_copy(&error, &layers) => {
@@ -172,7 +172,7 @@ impl Engine {
         };
         phases.end("disk");
         let config = MachineConfig {
-            cgroup,
+            cgroups,
             ..self.machine_config(record, Some(disk))
         };
         let (machine, image) = match &from {
@@ -234,23 +234,24 @@ impl Engine {
         })
     }
 
-    /// The control group of a sandbox's machine, where this host has any for us.
-    async fn make_cgroup(&self, record: &SandboxRecord) -> Result<Option<PathBuf>, EngineError> {
-        let Some(root) = self.site.host.cgroup_root() else {
-            return Ok(None);
-        };
+    /// The control groups of a sandbox's machine, where this host has any for us.
+    async fn make_cgroups(&self, record: &SandboxRecord) -> Result<Vec<PathBuf>, EngineError> {
         let resources = &record.spec.resources;
-        let path = root.join(process::mark(self.site.ledger.instance(), record.id));
-        let spec = CgroupSpec {
-            path: path.clone(),
-            memory: resources.memory.bytes().saturating_add(MONITOR_MEMORY),
-            tasks: MONITOR_TASKS + u64::from(resources.cpus),
-        };
+        let mark = process::mark(self.site.ledger.instance(), record.id);
         let owner = Owner::Machine(record.id);
-        let slot = self.site.ledger.reserve::<Cgroup>(owner, spec, &[])?;
-        let host = Arc::clone(&self.site.host);
-        blocking(move || host.make_cgroup(slot).map(Held::settle)).await??;
-        Ok(Some(path))
+        let mut made = Vec::new();
+        for root in self.site.host.cgroup_roots() {
+            let spec = CgroupSpec {
+                path: root.join(&mark),
+                memory: resources.memory.bytes().saturating_add(MONITOR_MEMORY),
+                tasks: MONITOR_TASKS + u64::from(resources.cpus),
+            };
+            made.push(spec.path.clone());
+            let slot = self.site.ledger.reserve::<Cgroup>(owner, spec, &[])?;
+            let host = Arc::clone(&self.site.host);
+            blocking(move || host.make_cgroup(slot).map(Held::settle)).await??;
+        }
+        Ok(made)
     }
 
     /// The sandbox's own directory, again where a removal took it and failed after that.
@@ -368,7 +369,7 @@ impl Engine {
             cpu_template: record.spec.cpu_template.clone(),
             track_memory: self.config.machine.memory_chain > 0,
             work: self.site.layout.sandbox(record.id),
-            cgroup: None,
+            cgroups: Vec::new(),
             console_log: self.site.layout.sandbox(record.id).join("console.log"),
             console_bound: self.config.machine.console_bound,
             credentials: self.credentials(record.slot),

@@ -170,17 +170,17 @@ impl Engine {
                 Some("remove isolation = \"direct\" from the configuration"),
             );
         }
-        match self.site.host.cgroup_root() {
-            Some(_) => tell(
+        match self.site.host.cgroup_roots().as_slice() {
+            [_, ..] => tell(
                 CheckStatus::Ok,
                 format!("{users}, and in a control group of its own"),
                 None,
             ),
-            None => tell(
+            [] => tell(
                 CheckStatus::Warning,
                 format!(
-                    "{users}; but nothing bounds its memory and tasks: this host has no cgroup2 with the \
-                     controllers memory and pids"
+                    "{users}; but nothing bounds its memory and tasks: this host has no control groups with \
+                     the controllers memory and pids that can be written to"
                 ),
                 Some("mount cgroup2 on /sys/fs/cgroup, with these controllers"),
             ),

@@ -97,8 +97,9 @@ pub struct Launch {
     pub credentials: Option<Credentials>,
     /// What it sees that others do not; none: what the engine sees.
     pub view: Option<View>,
-    /// The control group that it is in from its first instruction on; none: the engine's.
-    pub cgroup: Option<PathBuf>,
+    /// The control groups, of different hierarchies, that it is in from its first instruction on; of others it
+    /// has the engine's.
+    pub cgroups: Vec<PathBuf>,
 }
 
 /// The mark of a sandbox's monitor.
@@ -157,16 +158,15 @@ pub(crate) fn acquire(
         .map(View::prepare)
         .transpose()
         .map_err(HostError::process("prepare what it sees, for", &program))?;
-    let group = launch.cgroup.as_deref();
-    let group = group
-        .map(cgroup::entrance)
-        .transpose()
+    let groups = launch.cgroups.iter().map(|group| cgroup::entrance(group));
+    let groups: Vec<OwnedFd> = groups
+        .collect::<io::Result<_>>()
         .map_err(HostError::process("open the control group of", &program))?;
     // SAFETY: the closure runs between fork and exec. It makes system calls only, on values made
     // before the fork; it neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(move || {
-            if let Some(group) = &group {
+            for group in &groups {
                 join(group)?;
             }
             prepare_child(&inherited, view.as_ref(), credentials.as_ref())

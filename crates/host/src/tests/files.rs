@@ -383,3 +383,41 @@ fn a_full_disk_leaves_no_part_of_a_file() {
         .unwrap()
         .settle();
 }
+
+#[test]
+fn who_can_still_write_a_file_is_seen() {
+    use std::os::fd::AsRawFd;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    std::fs::write(&path, [0; 4096]).unwrap();
+    let read = || std::fs::File::open(&path).unwrap();
+    assert!(!crate::head::is_written(&read()).unwrap());
+    // Others may read it meanwhile.
+    let _other = read();
+    assert!(!crate::head::is_written(&read()).unwrap());
+    let writer = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    assert!(crate::head::is_written(&read()).unwrap());
+    // SAFETY: a mapping of its own, taken away below and not read or written between.
+    let mapped = unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = writer.as_raw_fd();
+        libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            protection,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        )
+    };
+    assert_ne!(mapped, libc::MAP_FAILED);
+    drop(writer);
+    assert!(crate::head::is_written(&read()).unwrap(), "it is mapped");
+    // SAFETY: the mapping from above, which nobody uses.
+    unsafe { libc::munmap(mapped, 4096) };
+    assert!(!crate::head::is_written(&read()).unwrap());
+}

@@ -1,6 +1,7 @@
 //! Every kind of handle with real kernel objects: acquired, probed, released, and what is not ours
 //! left alone.
 
+mod cgroups;
 mod files;
 mod mounts;
 mod prepare;

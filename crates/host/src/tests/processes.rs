@@ -48,7 +48,7 @@ impl Waiter {
                 .into(),
             credentials: None,
             view: None,
-            cgroup: None,
+            cgroups: Vec::new(),
         }
     }
 
@@ -444,7 +444,7 @@ async fn a_process_sees_its_own_directory_where_all_do_and_the_host_sees_nothing
         output: output.into(),
         credentials: None,
         view: Some(view),
-        cgroup: None,
+        cgroups: Vec::new(),
     };
     let slot = bench.reserve::<Process>(spec.clone());
     let held = bench.host.spawn(slot, launch).unwrap();

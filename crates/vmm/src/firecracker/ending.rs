@@ -27,7 +27,7 @@ pub(super) fn watch(
 /// What it left to say; none where its guest ended by itself. A guest ends by a reset: Firecracker has
 /// no other way, and does not tell a panic from a shutdown.
 pub(super) fn last_words(log: &Path, status: Option<ExitStatus>) -> Option<String> {
-    let lines = words::last_lines(log);
+    let lines = words::last_lines(log, 0);
     let ended_well = || lines.iter().any(|line| line.contains(ENDED_WELL));
     match status {
         Some(status) if status.code == Some(0) => return None,

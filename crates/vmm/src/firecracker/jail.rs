@@ -219,3 +219,37 @@ pub(super) fn take_out(exchange: &Exchange, image: &Path) -> Result<File, VmmErr
         .open(image)
         .map_err(failed("open the image", image))
 }
+
+/// Refuses an image that the Firecracker which saved it holds on to: one that was taken over could change it
+/// after it was published. Its file is the engine's by now, so that nobody in the jail can open it again.
+pub(super) fn require_settled(image: &Path) -> Result<(), VmmError> {
+    let file = open(image)?;
+    let written = head::is_written(&file).map_err(failed("look who writes", image))?;
+    if !written {
+        return Ok(());
+    }
+    let held = io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "its Firecracker holds it open, which none does that was not taken over: remove the sandbox",
+    );
+    Err(failed("publish the image", image)(held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_its_monitor_holds_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        let held = File::create_new(&image).unwrap();
+        let error = require_settled(&image).unwrap_err().to_string();
+        assert!(
+            error.contains("/image") && error.contains("remove the sandbox"),
+            "{error}"
+        );
+        drop(held);
+        require_settled(&image).unwrap();
+    }
+}

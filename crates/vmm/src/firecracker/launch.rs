@@ -76,7 +76,7 @@ pub(super) fn acquire(
         // engine does.
         credentials: None,
         view: Some(view),
-        cgroup: config.cgroup.clone(),
+        cgroups: config.cgroups.clone(),
     };
     let needs = needs(site, config.sandbox)?;
     let owner = Owner::Machine(config.sandbox);

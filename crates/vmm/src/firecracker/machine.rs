@@ -79,6 +79,8 @@ pub(super) struct FirecrackerMachine {
     agent: Mutex<Option<OwnedFd>>,
     console: JoinHandle<()>,
     console_log: PathBuf,
+    /// Bytes that were in it before.
+    console_before: u64,
     /// Closes when all that the process printed is in the console's log.
     printed: watch::Receiver<()>,
 }
@@ -100,6 +102,7 @@ impl FirecrackerMachine {
     ) -> Result<Self, VmmError> {
         let log = BoundedLog::open(&config.console_log, config.console_bound.bytes())
             .map_err(failed("open", &config.console_log))?;
+        let console_before = log.length();
         let console = pipe::OpenOptions::new()
             .open_receiver(&paths.console)
             .map_err(failed("open", &paths.console))?;
@@ -123,6 +126,7 @@ impl FirecrackerMachine {
                 drop(printing);
             }),
             console_log: config.console_log.clone(),
+            console_before,
             printed,
             paths,
         })
@@ -157,7 +161,7 @@ impl FirecrackerMachine {
         // Its end is the channel's; a process of its own that it left could keep the pipe open.
         let all = async { while printed.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(LAST_WORDS, all).await;
-        let lines = words::last_lines(&self.console_log);
+        let lines = words::last_lines(&self.console_log, self.console_before);
         let newest = &lines[lines.len().saturating_sub(LAST_LINES)..];
         let all: Vec<String> = detail.into_iter().chain(newest.iter().cloned()).collect();
         (!all.is_empty()).then(|| all.join("; "))
@@ -349,8 +353,13 @@ impl FirecrackerMachine {
                     .open(&image)
                     .map_err(failed("open the image", &image))?,
             };
-            image::seal(&mut file, &state, content)
-                .map_err(failed("put the device state into the image", &image))
+            let bytes = image::seal(&mut file, &state, content)
+                .map_err(failed("put the device state into the image", &image))?;
+            drop(file);
+            if exchange.is_some() {
+                jail::require_settled(&image)?;
+            }
+            Ok(bytes)
         })
         .await
     }
@@ -426,9 +435,13 @@ fn rate_limiter(limits: &DiskLimits) -> Option<RateLimiter> {
 }
 
 /// The guest kernel's command line; later words win, so the caller's come last.
+///
+/// Firecracker adds its devices behind them, which the kernel finds by ACPI as well. Finding each twice costs
+/// it time and lines on the serial console: what stands behind `--` it leaves to its first process.
 fn command_line(words: &[String]) -> String {
     let own = COMMAND_LINE.iter().copied();
     own.chain(words.iter().map(String::as_str))
+        .chain(["--"])
         .collect::<Vec<_>>()
         .join(" ")
 }

@@ -156,7 +156,7 @@ impl Lab {
             cpu_template: None,
             track_memory: true,
             work: self.dir.path().join("work"),
-            cgroup: None,
+            cgroups: Vec::new(),
             console_log: self.dir.path().join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
@@ -224,7 +224,7 @@ async fn a_machine_is_made_of_constant_paths() {
         all[1]["boot_args"]
             .as_str()
             .unwrap()
-            .ends_with(" last=word")
+            .ends_with(" last=word --")
     );
     assert_eq!(all[2]["path_on_host"], "/run/cowslip/self/rootfs");
     assert_eq!(all[2]["cache_type"], "Unsafe");
@@ -259,6 +259,8 @@ async fn whatever_is_refused_at_a_start_is_told() {
 #[tokio::test]
 async fn a_process_that_ends_before_it_listens_is_noticed() {
     let mut lab = Lab::new();
+    // What an earlier machine printed says nothing of this one.
+    std::fs::write(lab.dir.path().join("console.log"), "long ago\n").unwrap();
     let machine = lab.machine();
     std::fs::write(&lab.paths.log, "t [a:main:ERROR] bad argument\n").unwrap();
     lab.end(7);

@@ -126,7 +126,7 @@ pub(super) fn acquire(
         output: messages(&paths.messages)?.into(),
         credentials: config.credentials.clone(),
         view: None,
-        cgroup: config.cgroup.clone(),
+        cgroups: config.cgroups.clone(),
     };
     let needs: Vec<HandleId> = directory
         .iter()

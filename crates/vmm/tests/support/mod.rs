@@ -96,7 +96,7 @@ impl Lab {
             cpu_template: None,
             track_memory: false,
             work: self.dir().to_owned(),
-            cgroup: None,
+            cgroups: Vec::new(),
             console_log: self.dir().join(format!("console-{sandbox}.log")),
             console_bound: ByteSize::mib(1),
             credentials: self.credentials.clone(),

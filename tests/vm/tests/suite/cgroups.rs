@@ -14,7 +14,7 @@ const ID: SandboxId = SandboxId::from_bits(7);
 const OWNER: Owner = Owner::Machine(ID);
 
 fn spec(bench: &Bench) -> CgroupSpec {
-    let root = bench.site.host.cgroup_root().unwrap();
+    let root = bench.site.host.cgroup_roots().remove(0);
     CgroupSpec {
         path: root.join(process::mark(bench.site.ledger.instance(), ID)),
         memory: 64 << 20,

@@ -1,0 +1,110 @@
+//! `fork`: a checkpoint of a running sandbox, a child of it, and the child's first command.
+
+use std::time::Instant;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::Failure;
+use crate::bare::{Loop, Model};
+use crate::lab::Lab;
+use crate::table::{Samples, Table, number};
+
+const ROUNDS: usize = 7;
+const PARENT: &str = "parent";
+
+struct Side {
+    name: &'static str,
+    lab: Lab,
+    whole: Samples,
+    downtime: Samples,
+}
+
+impl Side {
+    async fn round(&mut self, round: usize) -> Result<(), Failure> {
+        let (point, child) = (format!("point-{round}"), format!("child-{round}"));
+        let begun = Instant::now();
+        let taken = self.lab.checkpoint(PARENT, &point).await?;
+        self.lab.fork(&point, &child, 1).await?;
+        self.lab.exec(&child).await?;
+        self.whole.time(begun.elapsed());
+        self.downtime
+            .value(taken["downtime_ms"].as_f64().unwrap_or(f64::NAN));
+        self.lab.remove(&[child]);
+        let _ = self.lab.instance().call(["checkpoint", "rm", &point]).ok();
+        Ok(())
+    }
+}
+
+pub(crate) async fn bench() -> Result<(), Failure> {
+    let side = |name, isolation, chain| Side {
+        name,
+        lab: Lab::new(isolation, chain),
+        whole: Samples::default(),
+        downtime: Samples::default(),
+    };
+    let mut sides = [
+        side("cowslip, direct, all of memory", "direct", 0),
+        side("cowslip, jail, all of memory", "jail", 0),
+        side("cowslip, jail, what changed", "jail", 1000),
+    ];
+    for side in &sides {
+        side.lab.run(PARENT).await?;
+    }
+    // The first holds all in any case.
+    let last = &sides[2].lab;
+    let _: Value = last.checkpoint(PARENT, "first").await?;
+    let model = Model::of(&sides[0].lab, PARENT).await?;
+    let scratch = TempDir::with_prefix("cw-")?;
+    let disk = scratch.path().join("disk");
+    std::fs::copy(sides[0].lab.image()?, &disk)?;
+    let device = Loop::over(&disk)?;
+    let parent = model.boot(scratch.path(), &device.0).await?;
+    let mut bare = Samples::default();
+    let mut downtime = Samples::default();
+    for round in 0..ROUNDS {
+        let begun = Instant::now();
+        parent.save(scratch.path()).await?;
+        let saved = begun.elapsed();
+        let copy = scratch.path().join(format!("copy-{round}"));
+        std::fs::copy(&disk, &copy)?;
+        let ready = Loop::over(&copy)?;
+        let begun = Instant::now();
+        let child = model
+            .restore(scratch.path(), &ready.0, scratch.path())
+            .await?;
+        bare.time(saved + begun.elapsed());
+        downtime.time(saved);
+        drop(child);
+        for side in &mut sides {
+            side.round(round).await?;
+        }
+    }
+    let table = Table::new(
+        "checkpoint, fork, first command, ms",
+        &[
+            "median",
+            "least",
+            "most",
+            "to bare",
+            "beyond it",
+            "stood still",
+        ],
+    );
+    let empty = String::new();
+    let still = number(downtime.median());
+    table.spread("bare, ready devices", &bare, &[empty.clone(), empty, still]);
+    for side in &sides {
+        let more = [
+            number(side.whole.ratio(&bare).median()),
+            number(side.whole.difference(&bare).median()),
+            number(side.downtime.median()),
+        ];
+        table.spread(side.name, &side.whole, &more);
+    }
+    println!("{ROUNDS} rounds, in turn");
+    for side in &sides {
+        side.lab.remove(&[PARENT.to_owned()]);
+    }
+    Ok(())
+}
