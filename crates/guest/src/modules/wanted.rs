@@ -30,6 +30,8 @@ pub(super) const WANTED: &[Wanted] = &[
     at(Boot, "crc32c_generic"),
     at(Boot, "ext4"),
     at(Boot, "virtio_console"),
+    // The agent's way where there is no port: in Firecracker.
+    at(Boot, "vmw_vsock_virtio_transport"),
     // A guest without entropy blocks its first process that asks for random bytes.
     at(Boot, "virtio_rng"),
     // Told of a restore by the monitor: early, so that no fork misses it.
@@ -38,7 +40,6 @@ pub(super) const WANTED: &[Wanted] = &[
     at(Later, "virtio_net"),
     at(Later, "af_packet"),
     at(Later, "ipv6"),
-    at(Later, "vmw_vsock_virtio_transport"),
     at(Later, "virtio_balloon"),
     // What programs in the guest expect to find; nothing there can load it afterwards, since the
     // root file system is anyone's and has no modules of this kernel.
