@@ -23,6 +23,7 @@ struct Engine {
 
 impl Engine {
     /// None, told loudly, where the starter is not allowed what it does.
+    #[allow(clippy::print_stderr)]
     fn started_by(words: &[&str]) -> Option<Self> {
         let state = tempfile::tempdir().unwrap();
         let config = state.path().join("config.toml");
@@ -42,7 +43,7 @@ impl Engine {
             if said.read_line(&mut lines).unwrap() == 0 {
                 starter.wait().unwrap();
                 assert!(lines.starts_with("unshare: "), "no engine: {lines}");
-                println!("SKIPPED: {lines}");
+                eprintln!("SKIPPED: {lines}");
                 return None;
             }
         }
