@@ -15,6 +15,7 @@ mod devices;
 mod discards;
 mod faults;
 mod firecracker;
+mod first_process;
 mod guests;
 mod machine;
 mod merging;
