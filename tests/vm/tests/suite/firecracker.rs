@@ -6,11 +6,11 @@ use cowslip_e2e::{Backend, Instance, Kernel, Setup};
 use cowslip_model::api::{Checkpoint, Sandbox};
 use cowslip_model::{Isolation, MonitorKind};
 
-const JAIL: &str = "vmm = \"firecracker\"";
+pub(crate) const JAIL: &str = "vmm = \"firecracker\"";
 const DIRECT: &str = "vmm = \"firecracker\"\nisolation = \"direct\"";
 
 /// An instance that uses Firecracker; none, told loudly, where there is none.
-fn instance(machine: &str) -> Option<Instance> {
+pub(crate) fn instance(machine: &str) -> Option<Instance> {
     instance_on(Backend::Qcow2, machine)
 }
 
