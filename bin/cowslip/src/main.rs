@@ -22,6 +22,8 @@ use clap::Parser;
 use crate::args::Cli;
 
 fn main() {
+    // Both the engine and what starts it wait for children.
+    cowslip_host::process::keep_statuses();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => std::process::exit(i32::from(args::refuse(&error))),

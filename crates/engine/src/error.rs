@@ -234,6 +234,17 @@ impl EngineError {
         }
     }
 
+    /// This failure, and that the machine did not go on after it. One that ended in it cannot, which is no
+    /// second failure.
+    #[must_use]
+    pub fn and_resume(self, outcome: Result<(), EngineError>) -> Self {
+        let ended = |error: &Self| matches!(error, Self::Vmm(VmmError::Ended { .. }));
+        match outcome {
+            Err(resume) if ended(&self) && ended(&resume) => self,
+            outcome => self.and_rollback(outcome),
+        }
+    }
+
     /// For programs.
     #[must_use]
     pub fn code(&self) -> ErrorCode {

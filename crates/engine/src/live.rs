@@ -32,6 +32,12 @@ impl Live {
         guest.clone().filter(|guest| !guest.is_closed())
     }
 
+    /// Whether the guest ever answered, be the connection gone by now or not.
+    pub(crate) fn knows_guest(&self) -> bool {
+        let guest = self.guest.lock().unwrap_or_else(PoisonError::into_inner);
+        guest.is_some()
+    }
+
     /// Gives the connection to the guest up; it ends when nobody else uses it.
     pub(crate) fn forget_guest(&self) {
         self.guest

@@ -34,6 +34,19 @@ impl Changes {
         Self { watch }
     }
 
+    /// Watches what is made in one directory from now on.
+    ///
+    /// # Panics
+    /// When there is no such directory.
+    #[must_use]
+    pub fn made_in(directory: &Path) -> Self {
+        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+        let watch = inotify::init(flags).unwrap();
+        let made = WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        inotify::add_watch(&watch, directory, made).unwrap();
+        Self { watch }
+    }
+
     /// Waits for `count` changes, or until `ended` is readable; gives how many there were.
     ///
     /// # Panics

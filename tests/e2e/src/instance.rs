@@ -1,6 +1,9 @@
 //! One state directory with the program under test: made for one test, gone after it, and searched
 //! for survivors.
 
+mod circumstances;
+mod ending;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -60,6 +63,10 @@ pub struct Instance {
     base: TempDir,
     state: PathBuf,
     run: PathBuf,
+    /// Its engine was there before, and stays.
+    shared: bool,
+    /// Variables of its commands, and so of the engines that they start.
+    environment: Vec<(String, String)>,
 }
 
 impl Default for Instance {
@@ -131,6 +138,8 @@ impl Instance {
             base,
             state,
             run,
+            shared: false,
+            environment: Vec::new(),
         }
     }
 
@@ -196,7 +205,8 @@ impl Instance {
         command
             .current_dir(base)
             .env("COWSLIP_CONFIG", base.join("config.toml"))
-            .env("RUST_BACKTRACE", "0");
+            .env("RUST_BACKTRACE", "0")
+            .envs(self.environment.iter().cloned());
         match self.setup.user {
             None => {
                 command.env("COWSLIP_STATE_DIR", &self.state);
@@ -300,7 +310,11 @@ impl Instance {
     }
 
     /// Kills the engine where it stands, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it is the machine's first process, whose end is the machine's.
     pub fn kill_engine(&self) {
+        assert!(!self.shared, "it is the machine's first process");
         if let Some(pid) = self.engine() {
             survivors::kill(pid);
         }
@@ -367,83 +381,6 @@ impl Instance {
             more.is_empty() && less.is_empty(),
             "left: {more:?}; lost: {less:?}"
         );
-    }
-
-    /// Removes every sandbox and checkpoint, ends the engine and looks for survivors.
-    fn finish(&self) {
-        if self.state.join("cowslip.db").exists() {
-            self.remove_all("ls --all --quiet", &["rm", "--force"]);
-            self.remove_all("checkpoint ls --quiet", &["checkpoint", "rm", "--cascade"]);
-            self.assert_agreement();
-            let end = self.engine().map(survivors::watch);
-            let _ = self.say("serve --stop").ok();
-            // It gives the directory up a moment before it is gone.
-            if let Some(end) = end.flatten() {
-                survivors::wait(&end);
-            }
-        }
-        let mut marks = vec![self.base.path().display().to_string()];
-        marks.extend(self.machine_mark());
-        let left = survivors::processes(&marks);
-        assert!(left.is_empty(), "processes survived: {left:?}");
-        self.assert_no_devices();
-        let objects: Vec<_> = self
-            .files()
-            .into_iter()
-            .filter(|path| {
-                !["templates", "kernels"]
-                    .iter()
-                    .any(|kept| path.starts_with(self.state.join(kept)))
-                    && !self.is_collection(path)
-            })
-            .collect();
-        assert!(objects.is_empty(), "files survived: {objects:?}");
-    }
-
-    fn is_collection(&self, path: &Path) -> bool {
-        path.parent() == Some(&self.state)
-    }
-
-    fn remove_all(&self, list: &str, remove: &[&str]) {
-        let ids = self.say(list).ok();
-        if !ids.is_empty() {
-            let words = remove.iter().copied().chain(ids.lines());
-            let _ = self.call(words).ok();
-        }
-    }
-
-    /// Ends everything of a test that failed, whatever state it is in.
-    fn abandon(&self) {
-        if let Ok(log) = fs::read_to_string(self.state.join("engine.log")) {
-            let lines: Vec<&str> = log.lines().collect();
-            let last = &lines[lines.len().saturating_sub(40)..];
-            eprintln!("--- the engine's last words:\n{}", last.join("\n"));
-        }
-        let sandboxes = fs::read_dir(self.state.join("sandboxes"));
-        for sandbox in sandboxes.into_iter().flatten().flatten() {
-            let console = fs::read(sandbox.path().join("console.log")).unwrap_or_default();
-            let last = String::from_utf8_lossy(&console[console.len().saturating_sub(2000)..]);
-            eprintln!("--- the console of {:?}:\n{last}", sandbox.file_name());
-        }
-        let mut marks = vec![self.base.path().display().to_string()];
-        marks.extend(self.machine_mark());
-        for (pid, _) in survivors::processes(&marks) {
-            survivors::kill(pid);
-        }
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.abandon();
-            return;
-        }
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.finish()));
-        if let Err(cause) = outcome {
-            self.abandon();
-            std::panic::resume_unwind(cause);
-        }
     }
 }
 

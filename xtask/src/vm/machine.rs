@@ -35,7 +35,12 @@ const TAIL: usize = 15;
 /// Runs on the machine's root.
 const START: &str = include_str!("guest/start");
 /// Variables that go in as they are here.
-const PASSED: [&str; 3] = ["COWSLIP_TEST_", "COWSLIP_LOG", "RUST_BACKTRACE"];
+const PASSED: [&str; 4] = [
+    "COWSLIP_TEST_",
+    "COWSLIP_SOAK_",
+    "COWSLIP_LOG",
+    "RUST_BACKTRACE",
+];
 
 /// How large it is and how long it may run.
 pub(super) struct Machine {

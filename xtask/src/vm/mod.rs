@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::Outcome;
 
@@ -38,6 +38,9 @@ use crate::Outcome;
 const BOUND: u64 = 25 * 60;
 /// The same where a person sits in it.
 const SHELL_BOUND: u64 = 12 * 60 * 60;
+
+/// The variable that names the state directory of an engine that is the machine's first process.
+const ENGINE: (&str, &str) = ("COWSLIP_TEST_ENGINE", "/var/lib/cowslip");
 
 #[derive(Args)]
 pub(crate) struct Vm {
@@ -50,8 +53,20 @@ pub(crate) struct Vm {
     /// The machine is ended after so many seconds [default: 1500; of a shell, 43200]
     #[arg(long, value_name = "SECONDS")]
     bound: Option<u64>,
+    /// The machine's first process while the command runs
+    #[arg(long, value_enum, default_value_t = Init::Script, value_name = "WHICH")]
+    init: Init,
     #[command(subcommand)]
     what: What,
+}
+
+/// What the machine's first process is while the command runs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Init {
+    /// The script that runs the command
+    Script,
+    /// An engine of its own; COWSLIP_TEST_ENGINE names its state directory
+    Engine,
 }
 
 #[derive(Subcommand)]
@@ -137,11 +152,15 @@ pub(crate) fn run(vm: Vm) -> Outcome {
         cpus: vm.cpus,
         bound: Duration::from_secs(vm.bound.unwrap_or(usual)),
     };
-    let job = match vm.what {
+    let mut job = match vm.what {
         What::Run { command } => machine::Job::command(command)?,
         What::Shell => machine::Job::shell()?,
         What::Test { arguments } => suite::job(&arguments)?,
     };
+    if vm.init == Init::Engine {
+        let (name, place) = ENGINE;
+        job.variables.push((name.to_owned(), place.to_owned()));
+    }
     Ok(ExitCode::from(machine.run(&job)?))
 }
 

@@ -8,6 +8,7 @@ mod engine;
 mod failures;
 mod fake;
 mod help;
+mod init;
 mod objects;
 mod prepare;
 mod sessions;

@@ -291,8 +291,11 @@ impl Engine {
             })
         };
         let saved = stopped.await;
-        let downtime = self.go_on(sandbox, live).await?.duration_since(begun);
-        let saved = saved?;
+        let (saved, since) = match (saved, self.go_on(sandbox, live).await) {
+            (Ok(saved), since) => (saved, since?),
+            (Err(error), since) => return Err(error.and_resume(since.map(drop))),
+        };
+        let downtime = since.duration_since(begun);
         self.publish_checkpoint(sandbox.id, live, plan, &saved, begun, downtime)
             .await
     }
@@ -315,12 +318,28 @@ impl Engine {
             return Err(error.and_rollback(ended.and(settled)));
         }
         let since = Instant::now();
-        if let Some(guest) = live.guest()
-            && let Err(error) = guest.set_clock().await
-        {
+        self.catch_up(sandbox, live).await;
+        Ok(since)
+    }
+
+    /// Sets the clock of a guest that stood still. A save may have broken the connection to it
+    /// (Firecracker's does): then there is a new one before anybody else uses the broken one.
+    pub(crate) async fn catch_up(&self, sandbox: &SandboxRecord, live: &Live) {
+        let outcome = async {
+            if let Some(guest) = live.guest() {
+                match guest.set_clock().await {
+                    Err(_) if guest.is_closed() => {}
+                    other => return Ok(other?),
+                }
+            }
+            if live.knows_guest() {
+                self.guest(sandbox, live).await?.set_clock().await?;
+            }
+            Ok::<_, EngineError>(())
+        };
+        if let Err(error) = outcome.await {
             tracing::warn!(sandbox = %sandbox.name, %error, "the guest's clock lost the time it stood still");
         }
-        Ok(since)
     }
 
     /// What of a freeze needs no standstill.

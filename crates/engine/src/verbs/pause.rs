@@ -34,7 +34,7 @@ impl Engine {
     async fn pause_locked(&self, id: SandboxId) -> Result<SandboxRecord, EngineError> {
         let record = self.begin(id, Transition::Pausing, "pause")?;
         if let Err(error) = self.save_to_image(&record).await {
-            return Err(self.run_on(id, error).await);
+            return Err(self.run_on(&record, error).await);
         }
         // The image is the sandbox now; the machine is only to be released. What does not go is tried
         // again before a resume, and by recovery.
@@ -100,13 +100,18 @@ impl Engine {
 
     /// After a failed save the sandbox goes on; if even that fails it is `failed`, never a frozen one
     /// that is shown as running (R30).
-    async fn run_on(&self, id: SandboxId, error: EngineError) -> EngineError {
-        let resumed = match self.live.get(id) {
+    async fn run_on(&self, record: &SandboxRecord, error: EngineError) -> EngineError {
+        let id = record.id;
+        let live = self.live.get(id);
+        let resumed = match &live {
             Some(live) => live.machine.resume().await.map_err(EngineError::from),
             None => Err(EngineError::Internal("its machine is gone".to_owned())),
         };
         match resumed {
             Ok(()) => {
+                if let Some(live) = &live {
+                    self.catch_up(record, live).await;
+                }
                 let settled =
                     self.change(id, "pause: give up", Synchronous::Normal, |sandbox, _| {
                         sandbox.transition = None;
@@ -117,7 +122,7 @@ impl Engine {
                 error.and_rollback(settled.map(drop).and(discarded))
             }
             Err(resume_error) => {
-                let error = error.and_rollback(Err(resume_error));
+                let error = error.and_resume(Err(resume_error));
                 let ended = self.end_machine(id).await;
                 let settled = self.settle(id, "pause: settle", SandboxState::Failed, Some(&error));
                 error.and_rollback(ended.and(settled))

@@ -5,6 +5,7 @@
 //! boot id, and its command line must carry the mark that the row names (R45). A row that was
 //! reserved and never recorded is found by that mark alone.
 
+mod children;
 mod end;
 mod inspect;
 mod view;
@@ -19,6 +20,7 @@ use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, Reservation, Resource};
 use serde::{Deserialize, Serialize};
 
+pub use children::keep_statuses;
 pub use end::{ExitStatus, ended};
 pub(crate) use inspect::find_all;
 pub use view::{Binding, Node, View};

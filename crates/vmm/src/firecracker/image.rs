@@ -12,11 +12,13 @@
 //! are is written down at once: what the guest made zeros is a change too (R42), and a copy of the file need
 //! not keep holes.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use cowslip_host::clone;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -39,8 +41,19 @@ pub(super) enum Content {
 }
 
 /// Whether a hole is told apart from what was written, page by page, by the file system of `directory`. Some
-/// tell data where there is none.
+/// tell data where there is none. Each is asked once: a guest stands still meanwhile.
 pub(super) fn tells_holes(directory: &Path) -> bool {
+    static KNOWN: Mutex<BTreeMap<u64, bool>> = Mutex::new(BTreeMap::new());
+    let Ok(found) = directory.metadata() else {
+        return false;
+    };
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *known
+        .entry(found.dev())
+        .or_insert_with(|| try_holes(directory))
+}
+
+fn try_holes(directory: &Path) -> bool {
     let probe = || -> io::Result<bool> {
         // Without a name: it goes with its descriptor.
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,9 @@ use crate::{MachineConfig, VmmError};
 /// A started process; whoever drops it unsettled leaves it to the reaper.
 pub(super) struct Acquired {
     pub(super) process: Held<Process>,
+    /// The pipe of its console: what a process printed that ends at once would go with its last holder. To
+    /// be closed when the pipe is read, since until then it has no end.
+    pub(super) console: Option<OwnedFd>,
 }
 
 impl Acquired {
@@ -45,7 +49,10 @@ pub(super) fn acquire(
     let paths = Paths::new(&site.layout, config.sandbox);
     let disk = config.disk.as_ref().map(device).transpose()?;
     let mark = process::mark(site.ledger.instance(), config.sandbox);
-    let output = make_console(&paths.console)?.into();
+    let output: OwnedFd = make_console(&paths.console)?.into();
+    let console = output
+        .try_clone()
+        .map_err(failed("keep open", &paths.console))?;
     let mut arguments = Vec::new();
     let mut spec = ProcessSpec::unjailed(mark.clone());
     let (program, view) = match &programs.jailer {
@@ -82,7 +89,10 @@ pub(super) fn acquire(
     let owner = Owner::Machine(config.sandbox);
     let slot = site.ledger.reserve::<Process>(owner, spec, &needs)?;
     let process = site.host.spawn(slot, launch)?;
-    Ok(Acquired { process })
+    Ok(Acquired {
+        process,
+        console: Some(console),
+    })
 }
 
 pub(super) fn no_user() -> VmmError {

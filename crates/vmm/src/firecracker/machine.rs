@@ -364,6 +364,15 @@ impl FirecrackerMachine {
         .await
     }
 
+    /// Ends the present connection to the agent; `next` is the present one from now on.
+    fn hang_up(&self, next: Option<OwnedFd>) {
+        let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = std::mem::replace(&mut *agent, next) {
+            // It may have ended by itself.
+            let _ = StdUnixStream::from(previous).shutdown(Shutdown::Both);
+        }
+    }
+
     /// What a save leaves beside the image, or an earlier one left, is of no use to anyone.
     fn clear(&self) {
         self.remove_state();
@@ -478,6 +487,9 @@ impl Machine for FirecrackerMachine {
         let content = self.content(image, base).await?;
         self.clear();
         let written = self.write(image, content).await;
+        // The guest is told to drop its connections, also where the save fails after that. Until it runs
+        // and answers, the present one would look as if it stood.
+        self.hang_up(None);
         self.clear();
         if written.is_err() {
             // Part of an image is of no use to anyone, and the disk may be full.
@@ -515,15 +527,7 @@ impl Machine for FirecrackerMachine {
             .await
             .map_err(failed)?;
         let ours = stream.as_fd().try_clone_to_owned().map_err(failed)?;
-        let previous = self
-            .agent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(ours);
-        if let Some(previous) = previous {
-            // It may have ended by itself.
-            let _ = StdUnixStream::from(previous).shutdown(Shutdown::Both);
-        }
+        self.hang_up(Some(ours));
         Ok(AgentChannel::Connection(Box::new(stream)))
     }
 

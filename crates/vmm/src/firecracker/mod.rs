@@ -133,7 +133,7 @@ impl FirecrackerVmm {
         config: &MachineConfig,
         beginning: Beginning,
     ) -> Result<(FirecrackerMachine, launch::Acquired), VmmError> {
-        let acquired = {
+        let mut acquired = {
             let (programs, site, config) = (self.programs.clone(), site.clone(), config.clone());
             blocking(move || launch::acquire(&programs, &site, &config, &beginning)).await?
         };
@@ -143,6 +143,7 @@ impl FirecrackerVmm {
             acquired.process.identity().clone(),
         );
         let machine = FirecrackerMachine::connect(paths, config, spec, identity)?;
+        acquired.console = None;
         machine.wait().await?;
         Ok((machine, acquired))
     }
