@@ -83,9 +83,13 @@ impl BoundedLog {
     }
 }
 
-/// Moves the console's bytes into the log until the monitor closes its end. A log that cannot be
-/// written (a full disk) loses bytes; the guest goes on.
-pub(crate) async fn drain(mut stream: impl AsyncRead + Unpin, mut log: BoundedLog) {
+/// Moves the console's bytes into the log until the monitor closes its end, and shows them to `listen`. A log
+/// that cannot be written (a full disk) loses bytes; the guest goes on.
+pub(crate) async fn drain(
+    mut stream: impl AsyncRead + Unpin,
+    mut log: BoundedLog,
+    mut listen: impl FnMut(&[u8]),
+) {
     let mut chunk = vec![0; CHUNK];
     let mut told = false;
     loop {
@@ -93,6 +97,7 @@ pub(crate) async fn drain(mut stream: impl AsyncRead + Unpin, mut log: BoundedLo
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
+        listen(chunk.get(..count).unwrap_or(&[]));
         let appended = tokio::task::spawn_blocking(move || {
             let result = log.append(chunk.get(..count).unwrap_or(&[]));
             (log, chunk, result)

@@ -28,6 +28,7 @@ use super::api::{
     MachineConfiguration, RateLimiter, SnapshotCreate, SnapshotKind, SnapshotLoad, TokenBucket,
     Vsock,
 };
+use super::farewell::{Farewell, Listener};
 use super::image::Content;
 use super::launch::failed;
 use super::paths::{self, Exchange, Paths, seen};
@@ -83,6 +84,8 @@ pub(super) struct FirecrackerMachine {
     console_before: u64,
     /// Closes when all that the process printed is in the console's log.
     printed: watch::Receiver<()>,
+    /// What its guest's kernel said at the end.
+    farewell: watch::Receiver<Option<Farewell>>,
 }
 
 impl Drop for FirecrackerMachine {
@@ -103,6 +106,7 @@ impl FirecrackerMachine {
         let log = BoundedLog::open(&config.console_log, config.console_bound.bytes())
             .map_err(failed("open", &config.console_log))?;
         let console_before = log.length();
+        let (mut listener, farewell) = Listener::new();
         let console = pipe::OpenOptions::new()
             .open_receiver(&paths.console)
             .map_err(failed("open", &paths.console))?;
@@ -122,12 +126,13 @@ impl FirecrackerMachine {
             tracks_memory: config.track_memory,
             agent: Mutex::new(None),
             console: tokio::spawn(async move {
-                console::drain(console, log).await;
+                console::drain(console, log, |bytes| listener.listen(bytes)).await;
                 drop(printing);
             }),
             console_log: config.console_log.clone(),
             console_before,
             printed,
+            farewell,
             paths,
         })
     }
@@ -154,13 +159,28 @@ impl FirecrackerMachine {
         }
     }
 
-    /// Adds what a process printed that ended before it had a machine: the jailer says there what it
-    /// could not do.
-    async fn with_what_it_printed(&self, detail: Option<String>) -> Option<String> {
+    /// Waits until what an ended process printed has arrived.
+    async fn all_printed(&self) {
         let mut printed = self.printed.clone();
         // Its end is the channel's; a process of its own that it left could keep the pipe open.
         let all = async { while printed.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(LAST_WORDS, all).await;
+    }
+
+    /// Resolves when the guest has powered itself off.
+    async fn is_off(&self) {
+        let mut farewell = self.farewell.clone();
+        let off = |heard: &Option<Farewell>| matches!(heard, Some(Farewell::Off));
+        if farewell.wait_for(off).await.is_err() {
+            // The console was closed: the process ends.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Adds what a process printed that ended before it had a machine: the jailer says there what it
+    /// could not do.
+    async fn with_what_it_printed(&self, detail: Option<String>) -> Option<String> {
+        self.all_printed().await;
         let lines = words::last_lines(&self.console_log, self.console_before);
         let newest = &lines[lines.len().saturating_sub(LAST_LINES)..];
         let all: Vec<String> = detail.into_iter().chain(newest.iter().cloned()).collect();
@@ -532,6 +552,15 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn ended(&self) -> Option<String> {
-        self.ending.ended().await
+        let words = tokio::select! {
+            biased;
+            words = self.ending.ended() => words,
+            () = self.is_off() => return None,
+        };
+        self.all_printed().await;
+        match (words, &*self.farewell.borrow()) {
+            (None, Some(Farewell::Panic(why))) => Some(format!("its kernel panicked: {why}")),
+            (words, _) => words,
+        }
     }
 }

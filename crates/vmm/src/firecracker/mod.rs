@@ -4,7 +4,7 @@
 //!   program   which Firecracker, which jailer        launch   its view, its console, its process
 //!   paths     the constant paths, and the host's     jail     what a jail is made of
 //!   image     memory and device state in one file    socket   sockets that something hostile made
-//!   machine   one running Firecracker ─ api (control), vsock (the agent), ending
+//!   machine   one running Firecracker ─ api (control), vsock (the agent), ending, farewell (the guest's)
 //! ```
 //!
 //! Device state names the disk and the vsock socket by path. So that one image can be restored many
@@ -14,6 +14,7 @@
 
 pub mod api;
 mod ending;
+mod farewell;
 mod image;
 mod jail;
 mod launch;

@@ -271,6 +271,32 @@ async fn a_process_that_ends_before_it_listens_is_noticed() {
     assert_eq!(detail.as_deref(), Some("bad argument; exit code 7"));
 }
 
+/// A machine that its guest powered off stands still; one whose kernel panicked is reset like any other.
+#[tokio::test]
+async fn how_a_guest_ended_is_heard_on_its_console() {
+    let lab = Lab::new();
+    let machine = lab.machine();
+    let mut console = std::fs::File::options()
+        .write(true)
+        .open(&lab.paths.console)
+        .unwrap();
+    console.write_all(b"[ 1.0] reboot: Power down\r\n").unwrap();
+    assert_eq!(machine.ended().await, None, "its process lives");
+
+    let mut lab = Lab::new();
+    let machine = lab.machine();
+    let mut console = std::fs::File::options()
+        .write(true)
+        .open(&lab.paths.console)
+        .unwrap();
+    let panic = b"[ 1.0] Kernel panic - not syncing: no init\r\n";
+    console.write_all(panic).unwrap();
+    drop(console);
+    lab.end(0);
+    let words = machine.ended().await;
+    assert_eq!(words.as_deref(), Some("its kernel panicked: no init"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_socket_that_never_comes_is_given_up() {
     let lab = Lab::new();

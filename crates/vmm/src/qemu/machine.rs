@@ -83,7 +83,7 @@ impl QemuMachine {
                 return Err(ending::explain(&ending, "connect to the console", error).await);
             }
         };
-        let console = tokio::spawn(console::drain(stream, log));
+        let console = tokio::spawn(console::drain(stream, log, |_| ()));
         let qmp = match Qmp::connect(&paths.control).await {
             Ok(qmp) => qmp,
             Err(error) => {
