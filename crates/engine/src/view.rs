@@ -79,6 +79,7 @@ impl Engine {
             created_at: record.created_at,
             started_at: record.started_at,
             expires_at: record.expires_at,
+            on_expiry: record.spec.on_expiry,
         })
     }
 

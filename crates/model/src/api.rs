@@ -14,6 +14,7 @@ use crate::limits::DiskLimits;
 use crate::monitor::{Isolation, MonitorKind};
 use crate::name::Name;
 use crate::size::ByteSize;
+use crate::spec::OnExpiry;
 use crate::state::{SandboxState, Transition};
 use crate::time::{Lifetime, Timestamp};
 
@@ -192,6 +193,9 @@ pub struct Sandbox {
     pub started_at: Option<Timestamp>,
     /// When its TTL ends.
     pub expires_at: Option<Timestamp>,
+    /// What becomes of it then.
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
     /// How long the parts of its last start, fork or resume took, in order: together they are the whole.
     #[serde(default)]
     pub phases: Vec<Phase>,
@@ -383,6 +387,9 @@ pub struct CreateRequest {
     /// How long it may live, in seconds.
     #[serde(default)]
     pub ttl: Option<Lifetime>,
+    /// What becomes of it then; none: it is removed.
+    #[serde(default)]
+    pub on_expiry: Option<OnExpiry>,
     /// What runs its machine; none: as the engine's configuration says.
     #[serde(default)]
     pub vmm: Option<MonitorKind>,
@@ -646,6 +653,9 @@ pub struct ForkRequest {
     /// How long each may live, in seconds; none: as the checkpoint's sandbox.
     #[serde(default)]
     pub ttl: Option<Lifetime>,
+    /// What becomes of each then; none: as of the checkpoint's sandbox.
+    #[serde(default)]
+    pub on_expiry: Option<OnExpiry>,
     /// How Firecracker is kept apart from the host; none: as the checkpoint's sandbox. The configuration
     /// of the engine refuses less than it says.
     #[serde(default)]

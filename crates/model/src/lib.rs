@@ -25,6 +25,6 @@ pub use limits::DiskLimits;
 pub use monitor::{Isolation, MonitorKind, UnknownWord};
 pub use name::{Name, NameError};
 pub use size::{ByteSize, SizeError};
-pub use spec::{Resources, SandboxSpec};
+pub use spec::{OnExpiry, Resources, SandboxSpec};
 pub use state::{SandboxState, Transition};
 pub use time::{Lifetime, Timestamp};

@@ -45,6 +45,15 @@ pub struct UnknownWord {
     known: &'static str,
 }
 
+impl UnknownWord {
+    pub(crate) fn new(text: &str, known: &'static str) -> Self {
+        Self {
+            word: text.chars().take(40).collect(),
+            known,
+        }
+    }
+}
+
 impl FromStr for MonitorKind {
     type Err = UnknownWord;
 
@@ -52,10 +61,7 @@ impl FromStr for MonitorKind {
         match text {
             "qemu" => Ok(Self::Qemu),
             "firecracker" => Ok(Self::Firecracker),
-            _ => Err(UnknownWord {
-                word: text.chars().take(40).collect(),
-                known: "\"qemu\" or \"firecracker\"",
-            }),
+            _ => Err(UnknownWord::new(text, "\"qemu\" or \"firecracker\"")),
         }
     }
 }
@@ -67,10 +73,7 @@ impl FromStr for Isolation {
         match text {
             "jail" => Ok(Self::Jail),
             "direct" => Ok(Self::Direct),
-            _ => Err(UnknownWord {
-                word: text.chars().take(40).collect(),
-                known: "\"jail\" or \"direct\"",
-            }),
+            _ => Err(UnknownWord::new(text, "\"jail\" or \"direct\"")),
         }
     }
 }

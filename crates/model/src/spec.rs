@@ -1,13 +1,14 @@
 //! What a sandbox is made of, fixed when it is created.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::CpuTemplate;
 use crate::id::{KernelId, TemplateId};
 use crate::limits::DiskLimits;
-use crate::monitor::{Isolation, MonitorKind};
+use crate::monitor::{Isolation, MonitorKind, UnknownWord};
 use crate::size::ByteSize;
 use crate::time::Lifetime;
 
@@ -20,6 +21,32 @@ pub struct Resources {
     pub memory: ByteSize,
     /// Size of the root disk, in bytes; at least the template's.
     pub disk: ByteSize,
+}
+
+/// What becomes of a sandbox whose time to live is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExpiry {
+    /// It is removed with all that it holds. Its time is counted from its creation.
+    #[default]
+    Remove,
+    /// Its machine is ended, its disk kept. Its time is counted from each start.
+    Stop,
+    /// It is taken to disk with its memory. Its time is counted from each start and resume.
+    Pause,
+}
+
+impl FromStr for OnExpiry {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        match text {
+            "remove" => Ok(Self::Remove),
+            "stop" => Ok(Self::Stop),
+            "pause" => Ok(Self::Pause),
+            _ => Err(UnknownWord::new(text, "\"remove\", \"stop\" or \"pause\"")),
+        }
+    }
 }
 
 /// A sandbox's whole specification. A checkpoint carries it, so that a fork of a fork knows all
@@ -40,6 +67,9 @@ pub struct SandboxSpec {
     pub user: Option<String>,
     /// How long it may live, counted from its creation.
     pub ttl: Option<Lifetime>,
+    /// What becomes of it then.
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
     /// What runs its machine.
     #[serde(default)]
     pub vmm: MonitorKind,

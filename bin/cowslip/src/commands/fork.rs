@@ -2,7 +2,7 @@
 
 use clap::Args;
 use cowslip_model::api::{ForkRequest, Sandbox};
-use cowslip_model::{Isolation, Lifetime, Name};
+use cowslip_model::{Isolation, Lifetime, Name, OnExpiry};
 
 use super::{Context, values};
 use crate::client::Path;
@@ -25,9 +25,12 @@ pub(crate) struct Restore {
     /// Its name; with several, -1, -2, … are appended
     #[arg(long, value_name = "NAME", value_parser = values::name)]
     name: Option<Name>,
-    /// Remove each after this time; none: as the checkpoint's sandbox
+    /// End each after this time; none: as the checkpoint's sandbox
     #[arg(long, value_name = "SPAN", value_parser = values::lifetime)]
     ttl: Option<Lifetime>,
+    /// How: remove, stop or pause; none: as the checkpoint's sandbox
+    #[arg(long, value_name = "HOW")]
+    on_expiry: Option<OnExpiry>,
     /// How Firecracker is kept apart from the host: jail or direct; none: as the checkpoint's sandbox
     #[arg(long, value_name = "HOW")]
     isolation: Option<Isolation>,
@@ -55,6 +58,7 @@ impl Restore {
             count: Some(count),
             name: self.name,
             ttl: self.ttl,
+            on_expiry: self.on_expiry,
             isolation: self.isolation,
         };
         let made: Vec<Sandbox> = context.client.post(path, &request).await?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cowslip_model::api::CreateRequest;
 use cowslip_model::size::MIB;
-use cowslip_model::{ByteSize, CpuTemplate, Isolation, Lifetime, MonitorKind, Name};
+use cowslip_model::{ByteSize, CpuTemplate, Isolation, Lifetime, MonitorKind, Name, OnExpiry};
 
 use crate::exit::Failure;
 
@@ -137,9 +137,18 @@ pub(crate) struct Shape {
     /// Size of its disk; none: the template's
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) disk: Option<ByteSize>,
-    /// Remove it after this time, as 90s or 1h30m
+    /// End it after this time, as 90s or 1h30m
     #[arg(long, value_name = "SPAN", value_parser = lifetime)]
     pub(crate) ttl: Option<Lifetime>,
+    /// How it is ended then: remove, stop, or pause; with the latter two the time begins anew with every
+    /// start and resume
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "remove",
+        hide_default_value = false
+    )]
+    pub(crate) on_expiry: OnExpiry,
     /// Name or id of its kernel; none: the default one
     #[arg(long, value_name = "KERNEL")]
     pub(crate) kernel: Option<String>,
@@ -176,6 +185,7 @@ impl Shape {
             memory,
             disk,
             ttl,
+            on_expiry,
             kernel,
             vmm,
             isolation,
@@ -194,6 +204,7 @@ impl Shape {
             workdir,
             user,
             ttl,
+            on_expiry: Some(on_expiry),
             vmm,
             isolation,
             cpu_template,

@@ -9,7 +9,7 @@ use cowslip_ledger::{
 use cowslip_model::api::{self, CreateRequest};
 use cowslip_model::size::MIB;
 use cowslip_model::{
-    ByteSize, DiskLimits, LayerId, MonitorKind, Name, Resources, SandboxId, SandboxSpec,
+    ByteSize, DiskLimits, LayerId, MonitorKind, Name, OnExpiry, Resources, SandboxId, SandboxSpec,
     SandboxState, Timestamp, Transition,
 };
 
@@ -52,6 +52,13 @@ impl Engine {
     ) -> Result<SandboxRecord, EngineError> {
         let template = self.find_template(&request.template)?;
         let spec = self.spec_of(&request, &template)?;
+        if auto_remove && spec.on_expiry != OnExpiry::Remove {
+            return Err(EngineError::Invalid(
+                "a sandbox that goes with its command cannot be kept when its time is over: leave out --rm or \
+                 --on-expiry"
+                    .to_owned(),
+            ));
+        }
         let layer = LayerRecord {
             id: LayerId::random().map_err(LedgerError::from)?,
             template: template.id,
@@ -309,6 +316,7 @@ impl Engine {
             workdir: request.workdir.clone(),
             user: request.user.clone(),
             ttl: request.ttl.or(self.config.defaults.ttl),
+            on_expiry: request.on_expiry.unwrap_or_default(),
             vmm,
             cpu_template: request.cpu_template.clone(),
             disk_limits,

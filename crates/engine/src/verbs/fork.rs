@@ -85,6 +85,7 @@ impl Engine {
             .ok_or_else(|| LedgerError::Missing(format!("layer {}", checkpoint.layer)))?;
         let mut spec = checkpoint.spec.clone();
         spec.ttl = request.ttl.or(spec.ttl);
+        spec.on_expiry = request.on_expiry.unwrap_or(spec.on_expiry);
         spec.isolation = self.allowed_isolation(request.isolation, spec.isolation)?;
         let top = LayerRecord {
             id: LayerId::random().map_err(LedgerError::from)?,

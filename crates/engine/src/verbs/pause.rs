@@ -31,7 +31,8 @@ impl Engine {
         .await
     }
 
-    async fn pause_locked(&self, id: SandboxId) -> Result<SandboxRecord, EngineError> {
+    /// The same; the caller holds the lock.
+    pub(crate) async fn pause_locked(&self, id: SandboxId) -> Result<SandboxRecord, EngineError> {
         let record = self.begin(id, Transition::Pausing, "pause")?;
         if let Err(error) = self.save_to_image(&record).await {
             return Err(self.run_on(&record, error).await);

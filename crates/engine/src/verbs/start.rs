@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cowslip_ledger::{SandboxRecord, Synchronous};
 use cowslip_model::api;
-use cowslip_model::{SandboxId, SandboxState, Timestamp, Transition};
+use cowslip_model::{OnExpiry, SandboxId, SandboxState, Timestamp, Transition};
 
 use crate::error::EngineError;
 use crate::verbs::boot::{Origin, StartTimes, Started};
@@ -84,6 +84,12 @@ impl Engine {
             sandbox.started_at = Some(Timestamp::now());
             sandbox.phases.clone_from(&times.phases);
             sandbox.memory_base = None;
+            // One that is to be kept has its time anew with every run.
+            if let (Some(ttl), OnExpiry::Pause | OnExpiry::Stop) =
+                (sandbox.spec.ttl, sandbox.spec.on_expiry)
+            {
+                sandbox.expires_at = Some(Timestamp::now().after(ttl.duration()));
+            }
             more(sandbox);
             let detail = serde_json::json!({
                 "monitor_us": micros(times.monitor),
@@ -94,6 +100,7 @@ impl Engine {
             tx.emit("sandbox.started", id, Some(&sandbox.name), detail)
                 .map(Some)
         })?;
+        self.ttl_changed.notify_one();
         self.live.insert(id, Arc::clone(&live));
         self.watch(id, Arc::clone(&live));
         self.follow_main_again(&record, &live);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use cowslip_model::{
     ByteSize, CheckpointId, DiskFormat, DiskLimits, Isolation, KernelId, LayerId, MonitorKind,
-    Name, Resources, SandboxId, SandboxSpec, SandboxState, TemplateId, Timestamp,
+    Name, OnExpiry, Resources, SandboxId, SandboxSpec, SandboxState, TemplateId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,7 @@ fn spec() -> SandboxSpec {
         workdir: Some("/".to_owned()),
         user: None,
         ttl: None,
+        on_expiry: OnExpiry::Pause,
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cowslip_engine::EngineError;
 use cowslip_ledger::Verdict;
-use cowslip_model::SandboxState;
 use cowslip_model::api::{ForkRequest, StopRequest};
+use cowslip_model::{SandboxState, Timestamp};
 use cowslip_sim::Script;
 use cowslip_store::Backend;
 
@@ -47,6 +47,25 @@ fn one_checkpoint(bench: &Bench, life: &Life) {
     )
     .unwrap();
     bench.setup.world.guest_write(one.id, "after").unwrap();
+}
+
+/// A sandbox whose time is long, and what is to become of it then.
+fn with_ttl(bench: &Bench, life: &Life, on_expiry: &str) {
+    let request = serde_json::json!({
+        "template": "debian", "name": "one", "ttl": 3600, "on_expiry": on_expiry,
+    });
+    life.run(life.engine.create(serde_json::from_value(request).unwrap()))
+        .unwrap();
+    let one = life.run(life.engine.start("one")).unwrap();
+    bench.setup.world.guest_write(one.id, "one").unwrap();
+    bench.setup.world.guest_count(one.id).unwrap();
+}
+
+/// Its time is over.
+fn expire(life: &Life) -> Result<(), EngineError> {
+    let one = life.engine.sandbox("one").unwrap();
+    let later = Timestamp::now().after(std::time::Duration::from_secs(7200));
+    life.run(life.engine.expire(one.id, later))
 }
 
 /// A checkpoint whose memory stands on that of another, which is gone.
@@ -273,6 +292,42 @@ fn verbs() -> Vec<Verb> {
             act: |life| life.run(life.engine.pause("one")).map(drop),
             expect: |bench, life, _, context| {
                 one_is(bench, life, &[Running, Paused, Failed], context)
+            },
+        },
+        Verb {
+            name: "expire: remove",
+            prepare: |bench, life| with_ttl(bench, life, "remove"),
+            act: expire,
+            expect: |_, life, done, context| {
+                assert!(
+                    !done || life.engine.sandbox("one").is_err(),
+                    "{context}: still there"
+                );
+            },
+        },
+        Verb {
+            name: "expire: pause",
+            prepare: |bench, life| with_ttl(bench, life, "pause"),
+            act: expire,
+            expect: |bench, life, done, context| {
+                let one = life.engine.sandbox("one").unwrap();
+                assert!(
+                    !done || one.state == Paused && one.expires_at.is_none(),
+                    "{context}"
+                );
+                one_is(bench, life, &[Running, Paused, Failed], context);
+                let one = life.engine.sandbox("one").unwrap();
+                assert!(one.expires_at.is_some(), "{context}: its time begins anew");
+            },
+        },
+        Verb {
+            name: "expire: stop",
+            prepare: |bench, life| with_ttl(bench, life, "stop"),
+            act: expire,
+            expect: |bench, life, done, context| {
+                let one = life.engine.sandbox("one").unwrap();
+                assert!(!done || one.state == Stopped, "{context}");
+                one_is(bench, life, &[Running, Stopped, Failed], context);
             },
         },
         Verb {

@@ -183,6 +183,37 @@ fn a_time_to_live_ends_a_sandbox_and_only_that_one() {
 }
 
 #[test]
+fn a_time_to_live_may_pause_or_stop_instead() {
+    // covers R35
+    let host = host(Backend::Qcow2);
+    let before = host.files();
+    let follow = host.follow_events();
+    for (name, how, event) in [
+        ("one", "pause", "sandbox.paused"),
+        ("two", "stop", "sandbox.stopped"),
+    ] {
+        let call = format!("run -d --ttl 6s --on-expiry {how} --name {name} box");
+        let made: Sandbox = host.say(&call).json();
+        let _ = host
+            .sh(name, "echo kept >/root/f; echo kept >/run/g; sync")
+            .ok();
+        follow.wait_for(&format!("\"{event}\",\"id\":\"{}\"", made.id));
+    }
+    assert_eq!(host.sandbox("two").state, SandboxState::Stopped);
+    let _ = host.say("resume one").ok();
+    assert_eq!(host.sh("one", "cat /root/f /run/g").ok(), "kept\nkept");
+    assert!(
+        host.sandbox("one").expires_at.is_some(),
+        "its time begins anew"
+    );
+    host.say("run --rm --ttl 9s --on-expiry pause box -- true")
+        .run()
+        .refused(&["--on-expiry"]);
+    let _ = host.say("rm --force one two").ok();
+    host.assert_only(&before);
+}
+
+#[test]
 fn run_ends_with_its_client_or_its_command() {
     // covers R34
     let host = host(Backend::Qcow2);
