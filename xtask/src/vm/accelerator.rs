@@ -9,6 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::qemu::Boot;
+use super::watch::Bounds;
 use super::{VmError, output, watch};
 
 /// How long the trial may take. On a working KVM it takes a second.
@@ -129,10 +130,18 @@ fn trial(
     qemu.stdin(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
     let mut found = (Accelerator::Tcg, "no guest boots on this host's KVM");
-    let _ = watch::run(qemu, &status, BOUND, |line| match line {
-        "booted nested" => found = (Accelerator::Kvm, "guests boot on this host's KVM"),
-        "booted flat" => found.1 = "this host's KVM has no nested virtualisation",
-        _ => {}
-    })?;
+    let _ = watch::run(
+        qemu,
+        &status,
+        Bounds {
+            whole: BOUND,
+            up: BOUND,
+        },
+        |line| match line {
+            "booted nested" => found = (Accelerator::Kvm, "guests boot on this host's KVM"),
+            "booted flat" => found.1 = "this host's KVM has no nested virtualisation",
+            _ => {}
+        },
+    )?;
     Ok(found)
 }

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use super::accelerator::Accelerator;
 use super::assets::{self, Assets};
 use super::qemu::{Boot, Disk, furnish};
-use super::watch::{self, Ending};
+use super::watch::{self, Bounds, Ending};
 use super::{VmError, disk, initramfs, target, tree};
 
 /// Machines that are tried for one command where emulation itself fails.
 const ATTEMPTS: u32 = 3;
+/// How long one may take until it tells that it is up; it takes ten seconds.
+const UP: Duration = Duration::from_secs(180);
 /// How a kernel begins to tell of its fault.
 const FAULTS: [&str; 5] = [
     "BUG: ",
@@ -114,18 +116,18 @@ impl Drop for Place {
 impl Machine {
     /// Boots it, runs the command and gives its exit status. Emulated nested virtualisation breaks the
     /// machine's kernel now and then (seen with QEMU 7.2: exceptions without end on the way out
-    /// of a guest): then the command is run again, in a new machine, and that is said.
+    /// of a guest), and on a busy host an emulated processor's timer may never come: then the command is run again, in a new machine, and that is said.
     pub(super) fn run(&self, job: &Job) -> Result<u8, VmError> {
         let mut attempt = 1;
         loop {
             match self.once(job) {
                 Err(VmError::Ended {
-                    in_vcpu: true,
+                    broken: true,
                     console,
                     ..
                 }) if attempt < ATTEMPTS && !job.interactive => eprintln!(
-                    "vm: the machine's kernel broke in the vCPU of a guest, a fault of emulated nested \
-                     virtualisation; its console is in \"{}\"; run again ({} of {ATTEMPTS})",
+                    "vm: the machine stalled in its boot, or its kernel broke in the vCPU of a guest: faults of \
+                     emulation; its console is in \"{}\"; run again ({} of {ATTEMPTS})",
                     console.display(),
                     attempt + 1
                 ),
@@ -184,7 +186,11 @@ impl Machine {
             qemu.stdin(Stdio::null());
         }
         let mut code: Option<u8> = None;
-        let ending = watch::run(qemu, &status, self.bound, |line| {
+        let bounds = Bounds {
+            whole: self.bound,
+            up: UP,
+        };
+        let ending = watch::run(qemu, &status, bounds, |line| {
             if let Some(up) = line.strip_prefix("up ") {
                 let whole = begun.elapsed().as_secs_f32();
                 eprintln!(
@@ -200,12 +206,12 @@ impl Machine {
                 why,
                 console,
                 tail,
-                in_vcpu,
+                broken,
             } => VmError::Ended {
                 why,
                 console,
                 tail,
-                in_vcpu: in_vcpu && emulated,
+                broken: broken && emulated,
             },
             other => other,
         })
@@ -229,6 +235,7 @@ fn conclude(
     }
     let why = match ending {
         Ending::Late => format!("its time of {} s was up", bound.as_secs()),
+        Ending::Silent => format!("it did not come up within {} s", UP.as_secs()),
         Ending::Signal(signal) => {
             eprintln!(
                 "vm: ended by a signal; the kernel's console is in \"{}\"",
@@ -247,7 +254,7 @@ fn conclude(
         why,
         console: kept,
         tail,
-        in_vcpu: broke_in_vcpu(&text),
+        broken: *ending == Ending::Silent || broke_in_vcpu(&text),
     })
 }
 

@@ -124,8 +124,8 @@ enum VmError {
         why: String,
         console: PathBuf,
         tail: String,
-        /// Whether its kernel broke in a vCPU of a guest inside.
-        in_vcpu: bool,
+        /// Whether an emulated machine broke by itself: in its boot, or in a vCPU of a guest inside.
+        broken: bool,
     },
 }
 

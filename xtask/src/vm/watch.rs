@@ -26,15 +26,26 @@ pub(super) enum Ending {
     Exit(ExitStatus),
     /// Its time was up.
     Late,
+    /// It told nothing at all for so long that it never will.
+    Silent,
     /// We were told to end.
     Signal(Signal),
+}
+
+/// How long a machine may take, and what it tells first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// In all.
+    pub(super) whole: Duration,
+    /// Until it tells that it is up.
+    pub(super) up: Duration,
 }
 
 /// Runs the machine, and gives each line that it writes to the pipe at `status`, which is made.
 pub(super) fn run(
     qemu: Command,
     status: &Path,
-    bound: Duration,
+    bounds: Bounds,
     on_line: impl FnMut(&str),
 ) -> Result<Ending, VmError> {
     let mode = Mode::RUSR | Mode::WUSR;
@@ -43,17 +54,18 @@ pub(super) fn run(
         .enable_all()
         .build()
         .map_err(VmError::Wait)?;
-    runtime.block_on(watch(qemu, status, bound, on_line))
+    runtime.block_on(watch(qemu, status, bounds, on_line))
 }
 
 async fn watch(
     qemu: Command,
     status: &Path,
-    bound: Duration,
+    bounds: Bounds,
     on_line: impl FnMut(&str),
 ) -> Result<Ending, VmError> {
     let mut lines = Lines {
         part: Vec::new(),
+        heard: false,
         on_line,
     };
     // Also open to write, so that it has no end while QEMU has yet to open it.
@@ -71,7 +83,8 @@ async fn watch(
     let mut command = tokio::process::Command::from(qemu);
     let spawned = command.kill_on_drop(true).spawn();
     let mut child = spawned.map_err(|source| VmError::Start { program, source })?;
-    let mut late = pin!(tokio::time::sleep(bound));
+    let mut late = pin!(tokio::time::sleep(bounds.whole));
+    let mut silent = pin!(tokio::time::sleep(bounds.up));
     let ending = loop {
         let told = std::future::poll_fn(|context| {
             let ready = signals
@@ -91,6 +104,7 @@ async fn watch(
             }
             status = child.wait() => break Ending::Exit(status.map_err(VmError::Wait)?),
             () = &mut late => break Ending::Late,
+            () = &mut silent, if !lines.heard => break Ending::Silent,
             signal = told => break Ending::Signal(signal),
         }
     };
@@ -122,6 +136,8 @@ async fn end(child: &mut Child) -> Result<(), VmError> {
 /// Puts lines together.
 struct Lines<F> {
     part: Vec<u8>,
+    /// Whether there was one.
+    heard: bool,
     on_line: F,
 }
 
@@ -132,6 +148,7 @@ impl<F: FnMut(&str)> Lines<F> {
                 let line = String::from_utf8_lossy(&self.part).into_owned();
                 (self.on_line)(line.trim());
                 self.part.clear();
+                self.heard = true;
             } else {
                 self.part.push(byte);
             }
@@ -144,13 +161,18 @@ mod tests {
     use super::*;
 
     /// Runs a shell script in place of QEMU; `$1` is the pipe.
-    fn watched(script: &str, bound: Duration) -> (Ending, Vec<String>) {
+    fn watched(script: &str, whole: Duration) -> (Ending, Vec<String>) {
+        let bounds = Bounds { whole, up: LONG };
+        within(script, bounds)
+    }
+
+    fn within(script: &str, bounds: Bounds) -> (Ending, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         let status = dir.path().join("status");
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh"]).arg(&status);
         let mut lines = Vec::new();
-        let ending = run(command, &status, bound, |line| lines.push(line.to_owned())).unwrap();
+        let ending = run(command, &status, bounds, |line| lines.push(line.to_owned())).unwrap();
         (ending, lines)
     }
 
@@ -171,6 +193,19 @@ mod tests {
     fn the_bound_ends_one_that_does_not_end() {
         let (ending, lines) = watched("echo up >\"$1\"; exec sleep 600", Duration::from_secs(1));
         assert_eq!((ending, lines), (Ending::Late, vec!["up".to_owned()]));
+    }
+
+    #[test]
+    fn one_that_never_comes_up_is_ended() {
+        let bounds = Bounds {
+            whole: LONG,
+            up: Duration::from_millis(300),
+        };
+        assert_eq!(within("exec sleep 600", bounds).0, Ending::Silent);
+        let script = "echo up >\"$1\"; sleep 1; echo status 0 >\"$1\"";
+        let (ending, lines) = within(script, bounds);
+        assert!(matches!(ending, Ending::Exit(_)), "{ending:?}");
+        assert_eq!(lines.len(), 2);
     }
 
     #[test]
