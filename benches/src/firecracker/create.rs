@@ -4,12 +4,13 @@ use tempfile::TempDir;
 
 use crate::Failure;
 use crate::bare::{Loop, Model};
-use crate::lab::Lab;
+use crate::lab::{Lab, rounds};
 use crate::table::{Samples, Table, number};
 
 const ROUNDS: usize = 7;
 
 pub(crate) async fn bench() -> Result<(), Failure> {
+    let rounds = rounds(ROUNDS)?;
     let labs = [
         ("direct", Lab::new("direct", 0)),
         ("jail", Lab::new("jail", 0)),
@@ -22,7 +23,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
     let mut bare = Samples::default();
     let mut engine = [Samples::default(), Samples::default()];
     let mut phases: [Vec<(String, Samples)>; 2] = [Vec::new(), Vec::new()];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let disk = scratch.path().join(format!("disk-{round}"));
         std::fs::copy(&image, &disk)?;
         let device = Loop::over(&disk)?;
@@ -64,6 +65,6 @@ pub(crate) async fn bench() -> Result<(), Failure> {
             table.spread(name, samples, &[]);
         }
     }
-    println!("{ROUNDS} rounds, in turn");
+    println!("{rounds} rounds, in turn");
     Ok(())
 }

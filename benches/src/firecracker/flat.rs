@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 
 use crate::Failure;
-use crate::lab::{Lab, own};
+use crate::lab::{Lab, own, rounds};
 use crate::table::{Samples, Table};
 
 const ROUNDS: usize = 5;
@@ -47,10 +47,11 @@ impl Way {
 }
 
 pub(crate) async fn bench() -> Result<(), Failure> {
+    let rounds = rounds(ROUNDS)?;
     let lab = Lab::new("jail", 8);
     let pid = lab.pid()?;
     let mut ways: [Way; 4] = Default::default();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for (way, count) in [(0, 1), (1, CREATES)] {
             let names: Vec<String> = (0..count)
                 .map(|index| format!("new-{round}-{index}"))
@@ -62,7 +63,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
     }
     lab.run("parent").await?;
     lab.checkpoint("parent", "point").await?;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for (way, count) in [(2, 1), (3, FORKS)] {
             let name = format!("fork-{round}-{count}");
             let (before, begun) = (spent(pid)?, Instant::now());
@@ -92,7 +93,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
         );
     }
     println!(
-        "{ROUNDS} rounds, in turn; \"own phases\" wait for nothing but the host, \"processor\" is the engine's process \
+        "{rounds} rounds, in turn; \"own phases\" wait for nothing but the host, \"processor\" is the engine's process \
          from the request to its answer"
     );
     lab.remove(&["parent".to_owned()]);

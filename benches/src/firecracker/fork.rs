@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::Failure;
 use crate::bare::{Loop, Model};
-use crate::lab::Lab;
+use crate::lab::{Lab, rounds};
 use crate::table::{Samples, Table, number};
 
 const ROUNDS: usize = 7;
@@ -37,6 +37,7 @@ impl Side {
 }
 
 pub(crate) async fn bench() -> Result<(), Failure> {
+    let rounds = rounds(ROUNDS)?;
     let side = |name, isolation, chain| Side {
         name,
         lab: Lab::new(isolation, chain),
@@ -62,7 +63,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
     let parent = model.boot(scratch.path(), &device.0).await?;
     let mut bare = Samples::default();
     let mut downtime = Samples::default();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let begun = Instant::now();
         parent.save(scratch.path()).await?;
         let saved = begun.elapsed();
@@ -102,7 +103,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
         ];
         table.spread(side.name, &side.whole, &more);
     }
-    println!("{ROUNDS} rounds, in turn");
+    println!("{rounds} rounds, in turn");
     for side in &sides {
         side.lab.remove(&[PARENT.to_owned()]);
     }

@@ -18,6 +18,14 @@ pub(crate) const MEMORY_MIB: u64 = 128;
 /// What is run to see that a guest answers.
 pub(crate) const COMMAND: [&str; 2] = ["/bin/echo", "ready"];
 
+/// How often everything is measured: `usual`, or what `COWSLIP_TEST_BENCH_ROUNDS` says.
+pub(crate) fn rounds(usual: usize) -> Result<usize, Failure> {
+    match std::env::var("COWSLIP_TEST_BENCH_ROUNDS") {
+        Ok(text) => Ok(text.parse()?),
+        Err(_) => Ok(usual),
+    }
+}
+
 /// An engine that runs Firecracker as `isolation` says.
 pub(crate) struct Lab {
     instance: Instance,
