@@ -8,7 +8,12 @@ use tokio::sync::watch;
 
 /// Bytes of a line that are looked at.
 const LINE_MAX: usize = 256;
-const OFF: [&str; 2] = ["reboot: System halted", "reboot: Power down"];
+/// What a kernel says that was told to power off: of a release, and of those that say that they cannot.
+const OFF: [&str; 3] = [
+    "reboot: System halted",
+    "reboot: Power down",
+    "reboot: Power off not available: System halted instead",
+];
 const PANIC: &str = "Kernel panic - not syncing";
 
 /// How a guest ended.
