@@ -93,6 +93,30 @@ impl Table {
     }
 }
 
+/// What parts took, in the order in which they were told first.
+#[derive(Default)]
+pub(crate) struct Parts(Vec<(String, Samples)>);
+
+impl Parts {
+    pub(crate) fn note(&mut self, name: &str, took: Duration) {
+        if let Some((_, samples)) = self.0.iter_mut().find(|(known, _)| known == name) {
+            samples.time(took);
+            return;
+        }
+        let mut samples = Samples::default();
+        samples.time(took);
+        self.0.push((name.to_owned(), samples));
+    }
+
+    pub(crate) fn print(&self, what: &str) {
+        let title = format!("where the time goes, {what}, ms");
+        let table = Table::new(&title, &["median", "least", "most"]);
+        for (name, samples) in &self.0 {
+            table.spread(name, samples, &[]);
+        }
+    }
+}
+
 /// A number with as many digits as it deserves.
 pub(crate) fn number(value: f64) -> String {
     if value.abs() < 100.0 {

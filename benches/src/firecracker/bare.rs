@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use cowslip_proto::AgentClient;
 use cowslip_proto::client::{Configure, ExecEvent, ExecStart, Restore};
@@ -51,7 +52,9 @@ impl Model {
 
     /// Boots a machine on `disk` and runs the command in it.
     pub(crate) async fn boot(&self, directory: &Path, disk: &Path) -> Result<Bare, Failure> {
+        let mut clock = Clock::start();
         let mut bare = Bare::start(&self.program, directory, disk).await?;
+        clock.end("its process");
         let mut drive = self.part("drives")[0].clone();
         drive["path_on_host"] = json!(bare.at("rootfs"));
         if let Some(object) = drive.as_object_mut() {
@@ -70,6 +73,7 @@ impl Model {
         ] {
             bare.ask("PUT", path, &body).await?;
         }
+        clock.end("requests");
         let agent = bare.connect().await?;
         let with = Configure {
             generation: 1,
@@ -80,7 +84,10 @@ impl Model {
             grow_root: true,
         };
         agent.configure(with).await?;
+        clock.end("guest");
         exec(&agent).await?;
+        clock.end("command");
+        bare.parts = clock.parts;
         bare.agent = Some(agent);
         Ok(bare)
     }
@@ -118,7 +125,10 @@ impl Model {
 pub(crate) struct Bare {
     child: Child,
     directory: PathBuf,
+    api: PathBuf,
     agent: Option<AgentClient>,
+    /// How long its parts took, in order.
+    pub(crate) parts: Vec<(&'static str, Duration)>,
 }
 
 impl Drop for Bare {
@@ -131,7 +141,10 @@ impl Drop for Bare {
 
 impl Bare {
     async fn start(program: &Path, directory: &Path, disk: &Path) -> Result<Self, Failure> {
-        for name in ["api", "vsock", "rootfs"] {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // A parent goes on listening while its child is made.
+        let api = directory.join(format!("api-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        for name in ["vsock", "rootfs"] {
             match std::fs::remove_file(directory.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error.into());
@@ -141,9 +154,7 @@ impl Bare {
         }
         std::os::unix::fs::symlink(disk, directory.join("rootfs"))?;
         let mut command = Command::new(program);
-        command
-            .args(["--id", "bare", "--api-sock"])
-            .arg(directory.join("api"));
+        command.args(["--id", "bare", "--api-sock"]).arg(&api);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -151,10 +162,12 @@ impl Bare {
         let bare = Self {
             child: command.spawn()?,
             directory: directory.to_owned(),
+            api,
             agent: None,
+            parts: Vec::new(),
         };
         let listens = async {
-            while UnixStream::connect(bare.at("api")).await.is_err() {
+            while UnixStream::connect(&bare.api).await.is_err() {
                 tokio::time::sleep(AGAIN).await;
             }
         };
@@ -167,7 +180,7 @@ impl Bare {
     }
 
     async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
-        http::request(&self.at("api"), method, path, Some(body)).await
+        http::request(&self.api, method, path, Some(body)).await
     }
 
     /// Saves the machine to `to` and lets it go on.
@@ -216,6 +229,26 @@ async fn exec(agent: &AgentClient) -> Result<(), Failure> {
             Some(_) => {}
             None => return Err("the command has no end".into()),
         }
+    }
+}
+
+/// Measures one part after the other.
+struct Clock {
+    since: Instant,
+    parts: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            since: Instant::now(),
+            parts: Vec::new(),
+        }
+    }
+
+    fn end(&mut self, name: &'static str) {
+        self.parts.push((name, self.since.elapsed()));
+        self.since = Instant::now();
     }
 }
 

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use crate::Failure;
 use crate::bare::{Loop, Model};
 use crate::lab::{Lab, rounds};
-use crate::table::{Samples, Table, number};
+use crate::table::{Parts, Samples, Table, number};
 
 const ROUNDS: usize = 7;
 
@@ -22,7 +22,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
     let scratch = TempDir::with_prefix("cw-")?;
     let mut bare = Samples::default();
     let mut engine = [Samples::default(), Samples::default()];
-    let mut phases: [Vec<(String, Samples)>; 2] = [Vec::new(), Vec::new()];
+    let mut parts: [Parts; 3] = Default::default();
     for round in 0..rounds {
         let disk = scratch.path().join(format!("disk-{round}"));
         std::fs::copy(&image, &disk)?;
@@ -30,17 +30,31 @@ pub(crate) async fn bench() -> Result<(), Failure> {
         let begun = std::time::Instant::now();
         let machine = model.boot(scratch.path(), &device.0).await?;
         bare.time(begun.elapsed());
+        for (name, took) in &machine.parts {
+            parts[0].note(name, *took);
+        }
         drop(machine);
         for (index, (_, lab)) in labs.iter().enumerate() {
             let name = format!("one-{round}");
-            engine[index].time(lab.run(&name).await?);
-            for (place, phase) in lab.sandbox(&name).phases.into_iter().enumerate() {
-                if phases[index].len() == place {
-                    phases[index].push((phase.name.clone(), Samples::default()));
-                }
-                #[allow(clippy::cast_precision_loss)] // far below 2^52
-                phases[index][place].1.value(phase.us as f64 / 1000.0);
+            let (whole, steps) = lab.run_in_steps(&name).await?;
+            engine[index].time(whole);
+            let parts = &mut parts[index + 1];
+            let mut told = std::time::Duration::ZERO;
+            for phase in lab.sandbox(&name).phases {
+                let took = std::time::Duration::from_micros(phase.us);
+                parts.note(&phase.name, took);
+                told += took;
             }
+            for (step, took) in steps {
+                if step == "created" {
+                    parts.note("before: the sandbox is made", took);
+                    told += took;
+                }
+            }
+            parts.note(
+                "the rest: records, session, command",
+                whole.saturating_sub(told),
+            );
             lab.remove(&[name]);
         }
     }
@@ -56,14 +70,8 @@ pub(crate) async fn bench() -> Result<(), Failure> {
         ];
         table.spread(&format!("cowslip, {name}"), samples, &more);
     }
-    for ((name, _), phases) in labs.iter().zip(&phases) {
-        let table = Table::new(
-            &format!("where the time goes, {name}, ms"),
-            &["median", "least", "most"],
-        );
-        for (name, samples) in phases {
-            table.spread(name, samples, &[]);
-        }
+    for (name, parts) in ["bare", "direct", "jail"].iter().zip(&parts) {
+        parts.print(name);
     }
     println!("{rounds} rounds, in turn");
     Ok(())

@@ -1,6 +1,6 @@
 //! `fork`: a checkpoint of a running sandbox, a child of it, and the child's first command.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::Failure;
 use crate::bare::{Loop, Model};
 use crate::lab::{Lab, rounds};
-use crate::table::{Samples, Table, number};
+use crate::table::{Parts, Samples, Table, number};
 
 const ROUNDS: usize = 7;
 const PARENT: &str = "parent";
@@ -18,6 +18,7 @@ struct Side {
     lab: Lab,
     whole: Samples,
     downtime: Samples,
+    parts: Parts,
 }
 
 impl Side {
@@ -25,9 +26,22 @@ impl Side {
         let (point, child) = (format!("point-{round}"), format!("child-{round}"));
         let begun = Instant::now();
         let taken = self.lab.checkpoint(PARENT, &point).await?;
+        let checkpoint = begun.elapsed();
         self.lab.fork(&point, &child, 1).await?;
+        let forked = begun.elapsed();
         self.lab.exec(&child).await?;
-        self.whole.time(begun.elapsed());
+        let whole = begun.elapsed();
+        self.whole.time(whole);
+        self.parts.note("checkpoint", checkpoint);
+        let mut phases = Duration::ZERO;
+        for phase in self.lab.sandbox(&child).phases {
+            let took = Duration::from_micros(phase.us);
+            self.parts.note(&format!("fork: {}", phase.name), took);
+            phases += took;
+        }
+        let rest = (forked - checkpoint).saturating_sub(phases);
+        self.parts.note("fork: the rest, records", rest);
+        self.parts.note("command", whole - forked);
         self.downtime
             .value(taken["downtime_ms"].as_f64().unwrap_or(f64::NAN));
         self.lab.remove(&[child]);
@@ -43,6 +57,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
         lab: Lab::new(isolation, chain),
         whole: Samples::default(),
         downtime: Samples::default(),
+        parts: Parts::default(),
     };
     let mut sides = [
         side("cowslip, direct, all of memory", "direct", 0),
@@ -105,6 +120,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
     }
     println!("{rounds} rounds, in turn");
     for side in &sides {
+        side.parts.print(side.name);
         side.lab.remove(&[PARENT.to_owned()]);
     }
     Ok(())

@@ -71,6 +71,15 @@ impl Lab {
 
     /// Makes a sandbox, starts it and runs the command: one session. Gives how long that took.
     pub(crate) async fn run(&self, name: &str) -> Result<Duration, Failure> {
+        Ok(self.run_in_steps(name).await?.0)
+    }
+
+    /// The same, with the steps that the session tells of.
+    pub(crate) async fn run_in_steps(
+        &self,
+        name: &str,
+    ) -> Result<(Duration, Vec<(String, Duration)>), Failure> {
+        let mut steps = Vec::new();
         let request = json!({
             "sandbox": { "template": "box", "name": name, "memory": MEMORY_MIB << 20 },
             "exec": { "argv": COMMAND },
@@ -83,7 +92,10 @@ impl Lab {
         while let Some(message) = socket.next().await {
             if let Message::Text(text) = message? {
                 match serde_json::from_str(&text)? {
-                    ServerMessage::Exited { code: 0 } => return Ok(begun.elapsed()),
+                    ServerMessage::Progress { step, took_us } => {
+                        steps.push((step, Duration::from_micros(took_us)));
+                    }
+                    ServerMessage::Exited { code: 0 } => return Ok((begun.elapsed(), steps)),
                     ServerMessage::Exited { code } => {
                         return Err(format!("the command ended with {code}").into());
                     }

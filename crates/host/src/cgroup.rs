@@ -92,11 +92,22 @@ fn write(path: &Path, text: &str) -> Result<(), HostError> {
     fs::write(path, text).map_err(HostError::path("write to", path))
 }
 
+/// Gives the groups below the second version's root its controllers, where that was not done yet: the kernel looks
+/// at every group for it.
+fn hand_down(root: &Path) -> Result<(), HostError> {
+    let path = root.join("cgroup.subtree_control");
+    let given = fs::read_to_string(&path).map_err(HostError::path("read", &path))?;
+    let is_given = |name: &&str| given.split_whitespace().any(|word| word == *name);
+    if CONTROLLERS.iter().all(is_given) {
+        return Ok(());
+    }
+    write(&path, "+memory +pids")
+}
+
 pub(crate) fn acquire(slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError> {
     let spec = slot.spec().clone();
     if let Some(root) = spec.path.parent().filter(|root| offers(root)) {
-        // Having them already is fine.
-        write(&root.join("cgroup.subtree_control"), "+memory +pids")?;
+        hand_down(root)?;
     }
     fs::create_dir(&spec.path).map_err(HostError::path("make the control group", &spec.path))?;
     let inode = Inode::of(&spec.path)?;
