@@ -10,7 +10,7 @@ use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Faults, LayerRecord, Owner, Synchronous, Verdict};
 use cowslip_model::{ByteSize, DiskLayer, DiskLimits, LayerId, SandboxId, Timestamp};
 use cowslip_store::{Backend, FreezeStyle, LiveDisk, StoreError, Volumes};
-use cowslip_vmm::{Machine, MachineConfig, Vmm, VmmError};
+use cowslip_vmm::{CancellationToken, Machine, MachineConfig, Vmm, VmmError};
 
 use crate::rig::{KERNEL, Rig, TEMPLATE, TEMPLATE_SIZE};
 use crate::{Recorder, Script, SimVmm};
@@ -135,6 +135,7 @@ impl Bench {
             console_log: self.rig.layout.sandbox(sandbox).join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
+            called_off: CancellationToken::new(),
         }
     }
 
@@ -398,6 +399,7 @@ fn minimal(bench: &Bench) -> MachineConfig {
         console_log: PathBuf::from("/console.log"),
         console_bound: ByteSize::mib(1),
         credentials: None,
+        called_off: CancellationToken::new(),
     }
 }
 

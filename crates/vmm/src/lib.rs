@@ -29,6 +29,7 @@ use cowslip_model::{ByteSize, CpuTemplate, DiskChain, DiskLayer, DiskLimits, San
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use cowslip_host::process::{Credentials, ExitStatus};
+pub use tokio_util::sync::CancellationToken;
 
 /// Everything a machine is started with.
 #[derive(Debug, Clone)]
@@ -64,6 +65,8 @@ pub struct MachineConfig {
     pub console_bound: ByteSize,
     /// The user the monitor runs as; none: the engine's own.
     pub credentials: Option<Credentials>,
+    /// Ends the wait for a process that does not begin to listen.
+    pub called_off: CancellationToken,
 }
 
 /// What a machine is doing.
@@ -149,6 +152,9 @@ pub enum VmmError {
         /// The bound.
         seconds: u64,
     },
+    /// The start was called off while its process did not listen yet.
+    #[error("start of sandbox {0}: it was called off")]
+    CalledOff(SandboxId),
     /// An image cannot be restored by this monitor (versions, accelerator, machine differ).
     #[error("this image was saved by {saved}, this host runs {present}: {why}")]
     Incompatible {

@@ -13,7 +13,7 @@ use cowslip_ledger::{
 use cowslip_model::api::Phase;
 use cowslip_model::{DiskChain, HostCpu, LayerId, SandboxId};
 use cowslip_proto::AgentClient;
-use cowslip_vmm::{Credentials, Machine, MachineConfig};
+use cowslip_vmm::{Credentials, Machine, MachineConfig, VmmError};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
@@ -138,6 +138,12 @@ impl Engine {
         self.boots.end(record.id);
         match outcome {
             Ok(started) => Ok(started),
+            Err(EngineError::Vmm(VmmError::CalledOff(_))) => {
+                let error = EngineError::CalledOff {
+                    name: record.name.clone(),
+                };
+                Err(error.and_rollback(self.end_machine(record.id).await))
+            }
             Err(error) => Err(error.and_rollback(self.end_machine(record.id).await)),
         }
     }
@@ -173,6 +179,7 @@ impl Engine {
         phases.end("disk");
         let config = MachineConfig {
             cgroups,
+            called_off: boot.clone(),
             ..self.machine_config(record, Some(disk))
         };
         let (machine, image) = match &from {
@@ -373,6 +380,7 @@ impl Engine {
             console_log: self.site.layout.sandbox(record.id).join("console.log"),
             console_bound: self.config.machine.console_bound,
             credentials: self.credentials(record.slot),
+            called_off: CancellationToken::new(),
         }
     }
 

@@ -22,6 +22,7 @@ use cowslip_model::{CpuTemplate, DiskLayer, DiskLimits, Durability, SandboxId};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::api::{
     Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
@@ -137,8 +138,8 @@ impl FirecrackerMachine {
         })
     }
 
-    /// Waits until a process that was just started listens.
-    pub(super) async fn wait(&self) -> Result<(), VmmError> {
+    /// Waits until a process that was just started listens, or this is called off.
+    pub(super) async fn wait(&self, called_off: &CancellationToken) -> Result<(), VmmError> {
         const OPERATION: &str = "start";
         let sandbox = self.sandbox;
         tokio::select! {
@@ -151,6 +152,7 @@ impl FirecrackerMachine {
                 Ok(_) => Ok(()),
                 Err(error) => Err(self.explain(OPERATION, error).await),
             },
+            () = called_off.cancelled() => Err(VmmError::CalledOff(sandbox)),
             () = tokio::time::sleep(Duration::from_secs(START_BOUND_SECONDS)) => Err(VmmError::TimedOut {
                 operation: OPERATION,
                 sandbox,

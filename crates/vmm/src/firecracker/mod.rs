@@ -145,7 +145,7 @@ impl FirecrackerVmm {
         );
         let machine = FirecrackerMachine::connect(paths, config, spec, identity)?;
         acquired.console = None;
-        machine.wait().await?;
+        machine.wait(&config.called_off).await?;
         Ok((machine, acquired))
     }
 }

@@ -11,6 +11,7 @@ use cowslip_model::{
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 
 use super::api::peer::{NO_CONTENT, Peer, with_body};
 use super::*;
@@ -160,6 +161,7 @@ impl Lab {
             console_log: self.dir.path().join("console.log"),
             console_bound: ByteSize::mib(1),
             credentials: None,
+            called_off: CancellationToken::new(),
         }
     }
 
@@ -264,11 +266,19 @@ async fn a_process_that_ends_before_it_listens_is_noticed() {
     let machine = lab.machine();
     std::fs::write(&lab.paths.log, "t [a:main:ERROR] bad argument\n").unwrap();
     lab.end(7);
-    let error = machine.wait().await.unwrap_err();
+    let error = machine.wait(&CancellationToken::new()).await.unwrap_err();
     let VmmError::Ended { detail, .. } = &error else {
         panic!("{error:?}")
     };
     assert_eq!(detail.as_deref(), Some("bad argument; exit code 7"));
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_listen_need_not_be_waited_for() {
+    let lab = Lab::new();
+    let (machine, called_off) = (lab.machine(), CancellationToken::new());
+    let (waited, ()) = tokio::join!(machine.wait(&called_off), async { called_off.cancel() });
+    assert!(matches!(waited, Err(VmmError::CalledOff(_))), "{waited:?}");
 }
 
 /// A machine that its guest powered off stands still; one whose kernel panicked is reset like any other.
@@ -300,7 +310,11 @@ async fn how_a_guest_ended_is_heard_on_its_console() {
 #[tokio::test(start_paused = true)]
 async fn a_socket_that_never_comes_is_given_up() {
     let lab = Lab::new();
-    let error = lab.machine().wait().await.unwrap_err();
+    let error = lab
+        .machine()
+        .wait(&CancellationToken::new())
+        .await
+        .unwrap_err();
     assert!(matches!(&error, VmmError::TimedOut { .. }), "{error:?}");
 }
 

@@ -11,7 +11,9 @@ use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{HandleRow, Ledger, LedgerError, Owner, Resource};
 use cowslip_model::{ByteSize, DiskChain, DiskFormat, DiskLayer, DiskLimits, SandboxId};
 use cowslip_vmm::qemu::{Choice, QemuConfig, QemuVmm};
-use cowslip_vmm::{AgentChannel, ByteStream, Credentials, Machine, MachineConfig};
+use cowslip_vmm::{
+    AgentChannel, ByteStream, CancellationToken, Credentials, Machine, MachineConfig,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -100,6 +102,7 @@ impl Lab {
             console_log: self.dir().join(format!("console-{sandbox}.log")),
             console_bound: ByteSize::mib(1),
             credentials: self.credentials.clone(),
+            called_off: CancellationToken::new(),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::firecracker_failures::{assert_nothing_but, checkpoints};
 /// So many fit into the suite.
 const ROUNDS: u32 = 3;
 /// An engine is killed at one of so many changes that a verb makes, or after the verb where it makes fewer.
-const INSTANTS: u64 = 120;
+const INSTANTS: u64 = 60;
 
 /// What a round does, in this order.
 const VERBS: [&str; 7] = [

@@ -105,7 +105,7 @@ fn a_jailer_that_dies_fails_what_it_was_for_and_nothing_else() {
 
 /// It stops itself before it is Firecracker: nothing ever listens. `rm --force` ends the start.
 #[test]
-fn a_jailer_that_hangs_is_given_up() {
+fn a_jailer_that_hangs_is_not_waited_for() {
     // covers R8 R18
     let Some(trouble) = Trouble::new("kill -STOP $$") else {
         return;
@@ -122,7 +122,7 @@ fn a_jailer_that_hangs_is_given_up() {
     eprintln!("rm --force of one whose jailer hangs: {:?}", removed.took);
     let _ = removed.ok();
     let started = start.wait();
-    assert_ne!(started.code, 0, "{started}");
+    let _ = started.refused(&["was removed while it booted"]);
     assert_nothing_but(host, &files);
     trouble.end();
     run_one(host);
