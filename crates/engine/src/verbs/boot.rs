@@ -17,7 +17,7 @@ use cowslip_vmm::{Credentials, Machine, MachineConfig, VmmError};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
-use crate::guest::{BootTimes, Guest, Restored, Setup};
+use crate::guest::{BootTimes, FIRST_ANSWER, FIRST_ANSWERS, Guest, Restored, Setup};
 use crate::live::Live;
 use crate::unwind::unwind;
 use crate::verbs::checkpoint::micros;
@@ -321,10 +321,8 @@ impl Engine {
             Origin::Kernel => self.config.machine.boot_timeout,
             Origin::Image { .. } => self.config.machine.restore_timeout,
         };
-        let guest = self
-            .guests
-            .connect(record.id, machine, Duration::from_secs(seconds))
-            .await?;
+        let within = Duration::from_secs(seconds);
+        let mut guest = self.guests.connect(record.id, machine, within).await?;
         match from {
             Origin::Kernel => {
                 guest
@@ -344,14 +342,21 @@ impl Engine {
                 ..
             } => {
                 let identity = new_identity.then(machine_id).transpose()?;
-                guest
-                    .restored(Restored {
-                        generation: *generation,
-                        hostname: new_identity.then(|| record.name.to_string()),
-                        machine_id: identity,
-                        entropy: entropy()?,
-                    })
-                    .await?;
+                let news = Restored {
+                    generation: *generation,
+                    hostname: new_identity.then(|| record.name.to_string()),
+                    machine_id: identity,
+                    entropy: entropy()?,
+                };
+                for _ in 1..FIRST_ANSWERS {
+                    let told = guest.restored(news.clone());
+                    if let Ok(told) = tokio::time::timeout(FIRST_ANSWER, told).await {
+                        told?;
+                        return Ok(guest);
+                    }
+                    guest = self.guests.connect(record.id, machine, within).await?;
+                }
+                guest.restored(news).await?;
             }
         }
         Ok(guest)

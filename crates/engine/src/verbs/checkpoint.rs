@@ -25,6 +25,7 @@ use cowslip_store::{FreezeStyle, LiveDisk, StoreError};
 use cowslip_vmm::Machine;
 
 use crate::error::EngineError;
+use crate::guest::{FIRST_ANSWER, FIRST_ANSWERS};
 use crate::live::Live;
 use crate::unwind::unwind;
 use crate::verbs::memory;
@@ -332,9 +333,17 @@ impl Engine {
                     other => return Ok(other?),
                 }
             }
-            if live.knows_guest() {
-                self.guest(sandbox, live).await?.set_clock().await?;
+            if !live.knows_guest() {
+                return Ok(());
             }
+            for _ in 1..FIRST_ANSWERS {
+                let guest = self.guest(sandbox, live).await?;
+                match tokio::time::timeout(FIRST_ANSWER, guest.set_clock()).await {
+                    Ok(Ok(())) => return Ok(()),
+                    _ => live.forget_guest(),
+                }
+            }
+            self.guest(sandbox, live).await?.set_clock().await?;
             Ok::<_, EngineError>(())
         };
         if let Err(error) = outcome.await {
