@@ -1,5 +1,6 @@
 //! Connections: the virtio-serial link, vsock, and for tests a unix socket.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,14 +15,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 use crate::port::Port;
 use crate::service::Service;
 
-/// Connections at once over vsock.
-const MAX_CONNECTIONS: usize = 16;
+/// Connections at once over vsock. The engine has one: when there are as many, the oldest go. A save of the machine
+/// takes connections from the host's side without a word, and the guest need not notice.
+const MAX_CONNECTIONS: usize = 8;
 /// What one call may have in flight, and what all may together, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -97,19 +100,18 @@ impl Server {
     /// When nothing can be accepted (any more).
     pub(crate) async fn vsock(&self) -> io::Result<()> {
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, VSOCK_PORT))?;
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            let permit = room
-                .clone()
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
             let (stream, _) = listener.accept().await?;
+            open.retain(|connection| !connection.is_finished());
+            while open.len() >= MAX_CONNECTIONS {
+                if let Some(oldest) = open.pop_front() {
+                    oldest.abort();
+                }
+            }
             let server = self.clone();
-            tokio::spawn(async move {
-                server.connection(stream).await;
-                drop(permit);
-            });
+            let connection = tokio::spawn(async move { server.connection(stream).await });
+            open.push_back(connection.abort_handle());
         }
     }
 

@@ -96,6 +96,28 @@ fn what_changed_is_saved_and_forks_have_all() {
     host.assert_only(&files);
 }
 
+/// A save takes the connection to the agent from the host's side; the guest keeps what it did not hear the end of.
+#[test]
+fn a_sandbox_is_reached_after_many_checkpoints() {
+    let Some(host) = instance(JAIL) else { return };
+    let files = host.files();
+    let _ = host.say("run -d --name one --memory 128M box").ok();
+    for round in 0..20 {
+        let _ = host
+            .say(&format!("checkpoint create one --name point-{round}"))
+            .ok();
+        let _ = host.say("exec one -- test -d /root").ok();
+        if round < 19 {
+            let _ = host.say(&format!("checkpoint rm point-{round}")).ok();
+        }
+    }
+    let _ = host.say("fork point-19 --name two").ok();
+    let _ = host.say("exec two -- test -d /root").ok();
+    let _ = host.say("rm --force one two").ok();
+    let _ = host.say("checkpoint rm point-19").ok();
+    host.assert_only(&files);
+}
+
 /// Every bit is passed on but that of the AES instructions.
 const WITHOUT_AES: &str = r#"{"cpuid_modifiers": [{"leaf": "0x1", "subleaf": "0x0", "flags": 0,
   "modifiers": [{"register": "ecx", "bitmap": "0bxxxxxx0xxxxxxxxxxxxxxxxxxxxxxxxx"}]}]}"#;
