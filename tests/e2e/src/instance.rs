@@ -76,14 +76,18 @@ impl Default for Instance {
 }
 
 fn configuration(setup: &Setup) -> String {
-    // An ordinary user has neither device-mapper nor a jail.
+    // An ordinary user has neither device-mapper nor a jail, and may not open KVM.
     let is_root = setup.user.is_none();
     let backend = match setup.backend {
         Backend::Qcow2 if is_root => &preferred("COWSLIP_TEST_BACKEND", "qcow2"),
         Backend::Qcow2 => "qcow2",
         Backend::Copy => "copy",
     };
-    let accelerator = preferred("COWSLIP_TEST_ACCELERATOR", "tcg");
+    let accelerator = if is_root {
+        preferred("COWSLIP_TEST_ACCELERATOR", "tcg")
+    } else {
+        "tcg".to_owned()
+    };
     let mut machine = setup.machine.clone();
     for (key, variable) in MONITOR {
         if let (Ok(value), true, false) = (std::env::var(variable), is_root, machine.contains(key))
