@@ -62,7 +62,7 @@ pub(crate) async fn bench() -> Result<(), Failure> {
     let mut sides = [
         side("cowslip, direct, all of memory", "direct", 0),
         side("cowslip, jail, all of memory", "jail", 0),
-        side("cowslip, jail, what changed", "jail", 1000),
+        side("cowslip, jail, what changed", "jail", 64),
     ];
     for side in &sides {
         side.lab.run(PARENT).await?;

@@ -100,18 +100,11 @@ impl Server {
     /// When nothing can be accepted (any more).
     pub(crate) async fn vsock(&self) -> io::Result<()> {
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, VSOCK_PORT))?;
-        let mut open: VecDeque<AbortHandle> = VecDeque::new();
+        let mut open = Newest::default();
         loop {
             let (stream, _) = listener.accept().await?;
-            open.retain(|connection| !connection.is_finished());
-            while open.len() >= MAX_CONNECTIONS {
-                if let Some(oldest) = open.pop_front() {
-                    oldest.abort();
-                }
-            }
             let server = self.clone();
-            let connection = tokio::spawn(async move { server.connection(stream).await });
-            open.push_back(connection.abort_handle());
+            open.spawn(async move { server.connection(stream).await });
         }
     }
 
@@ -141,6 +134,22 @@ impl Server {
     }
 }
 
+/// The newest [`MAX_CONNECTIONS`]; a further one ends the oldest.
+#[derive(Debug, Default)]
+struct Newest(VecDeque<AbortHandle>);
+
+impl Newest {
+    fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.0.retain(|open| !open.is_finished());
+        while self.0.len() >= MAX_CONNECTIONS {
+            if let Some(oldest) = self.0.pop_front() {
+                oldest.abort();
+            }
+        }
+        self.0.push_back(tokio::spawn(connection).abort_handle());
+    }
+}
+
 /// One open connection.
 struct Counted(Arc<watch::Sender<usize>>);
 
@@ -154,5 +163,39 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_too_many_connections_the_oldest_end() {
+        let mut open = Newest::default();
+        let mut peers = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 2 {
+            let (peer, end) = oneshot::channel::<()>();
+            open.spawn(async move { drop(end.await) });
+            peers.push(peer);
+        }
+        for oldest in &mut peers[..2] {
+            oldest.closed().await;
+        }
+        assert!(peers[2..].iter().all(|newer| !newer.is_closed()));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ended_takes_no_room() {
+        let mut open = Newest::default();
+        let (peer, end) = oneshot::channel::<()>();
+        open.spawn(async move { drop(end.await) });
+        for _ in 0..MAX_CONNECTIONS * 2 {
+            open.spawn(async {});
+            tokio::task::yield_now().await;
+        }
+        assert!(!peer.is_closed());
     }
 }

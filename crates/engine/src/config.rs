@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use cowslip_model::{ByteSize, Durability, Isolation, Lifetime, MonitorKind};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +90,8 @@ pub struct Machine {
     /// The accelerator of QEMU; Firecracker has only KVM.
     pub accelerator: AcceleratorChoice,
     /// Images of memory that a checkpoint may stand on, each with what changed since the one below; the next is
-    /// whole. Zero: every one is, and what guests write is not tracked. Only in Firecracker.
+    /// whole. Zero: every one is, and what guests write is not tracked; at most 64. Only in Firecracker.
+    #[serde(deserialize_with = "memory_chain")]
     pub memory_chain: u32,
     /// First of the uids that machines run under when the engine is root; each sandbox has its own.
     pub uid_base: u32,
@@ -120,6 +122,19 @@ impl Default for Machine {
             restore_timeout: 60,
         }
     }
+}
+
+/// The longest chain of images. Each has a name in the directory of every checkpoint that stands on it.
+const MEMORY_CHAIN_MAX: u32 = 64;
+
+fn memory_chain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let given = u32::deserialize(deserializer)?;
+    if given > MEMORY_CHAIN_MAX {
+        return Err(D::Error::custom(format!(
+            "a memory_chain of {given}: give at most {MEMORY_CHAIN_MAX}"
+        )));
+    }
+    Ok(given)
 }
 
 /// Which accelerator to use.

@@ -15,10 +15,8 @@ const CONNECT_ATTEMPTS: u32 = 5;
 
 /// How long a guest may take to answer the first call over a connection made right after its machine was saved or
 /// restored. Its driver drops all connections then, and tells nobody: one that was made a moment too early
-/// stands for the host and gets no answer.
+/// stands for the host and gets no answer. Twice as long each further time.
 pub(crate) const FIRST_ANSWER: Duration = Duration::from_secs(3);
-/// How often such a connection is made.
-pub(crate) const FIRST_ANSWERS: u32 = 5;
 
 /// Talking to a guest failed.
 #[derive(Debug, thiserror::Error)]

@@ -79,6 +79,7 @@ pub fn open(path: &Path) -> Result<Option<File>, HostError> {
     }
     Ok(Some(file))
 }
+
 /// Whether somebody has this file open for writing, or mapped so. `file` must be open for reading only.
 ///
 /// The kernel knows: it gives nobody a lease for reading such a file.

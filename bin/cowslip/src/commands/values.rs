@@ -140,15 +140,10 @@ pub(crate) struct Shape {
     /// End it after this time, as 90s or 1h30m
     #[arg(long, value_name = "SPAN", value_parser = lifetime)]
     pub(crate) ttl: Option<Lifetime>,
-    /// How it is ended then: remove, stop, or pause; with the latter two the time begins anew with every
-    /// start and resume
-    #[arg(
-        long,
-        value_name = "HOW",
-        default_value = "remove",
-        hide_default_value = false
-    )]
-    pub(crate) on_expiry: OnExpiry,
+    /// How it is ended then: remove, stop, or pause; none: remove. With the latter two the time begins anew with
+    /// every start and resume
+    #[arg(long, value_name = "HOW")]
+    pub(crate) on_expiry: Option<OnExpiry>,
     /// Name or id of its kernel; none: the default one
     #[arg(long, value_name = "KERNEL")]
     pub(crate) kernel: Option<String>,
@@ -204,7 +199,7 @@ impl Shape {
             workdir,
             user,
             ttl,
-            on_expiry: Some(on_expiry),
+            on_expiry,
             vmm,
             isolation,
             cpu_template,

@@ -74,6 +74,19 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_of_images_has_a_bound() {
+        let place = Path::new("/c.toml");
+        let longest = parse("[machine]\nmemory_chain = 64\n", place).unwrap();
+        assert_eq!(longest.machine.memory_chain, 64);
+        let error = parse("[machine]\nmemory_chain = 65\n", place).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("line 2") && error.contains("at most 64"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_named_file_must_exist() {
         let error = load(Some(Path::new("/does/not/exist")))
             .unwrap_err()

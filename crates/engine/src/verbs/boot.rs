@@ -17,7 +17,7 @@ use cowslip_vmm::{Credentials, Machine, MachineConfig, VmmError};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
-use crate::guest::{BootTimes, FIRST_ANSWER, FIRST_ANSWERS, Guest, Restored, Setup};
+use crate::guest::{BootTimes, FIRST_ANSWER, Guest, GuestError, Restored, Setup};
 use crate::live::Live;
 use crate::unwind::unwind;
 use crate::verbs::checkpoint::micros;
@@ -348,15 +348,22 @@ impl Engine {
                     machine_id: identity,
                     entropy: entropy()?,
                 };
-                for _ in 1..FIRST_ANSWERS {
-                    let told = guest.restored(news.clone());
-                    if let Ok(told) = tokio::time::timeout(FIRST_ANSWER, told).await {
-                        told?;
-                        return Ok(guest);
+                let told = async {
+                    let mut patience = FIRST_ANSWER;
+                    loop {
+                        let told = guest.restored(news.clone());
+                        if let Ok(told) = tokio::time::timeout(patience, told).await {
+                            break told;
+                        }
+                        patience *= 2;
+                        guest = self.guests.connect(record.id, machine, within).await?;
                     }
-                    guest = self.guests.connect(record.id, machine, within).await?;
-                }
-                guest.restored(news).await?;
+                };
+                let late = |_| GuestError::TimedOut {
+                    sandbox: record.id,
+                    seconds,
+                };
+                tokio::time::timeout(within, told).await.map_err(late)??;
             }
         }
         Ok(guest)

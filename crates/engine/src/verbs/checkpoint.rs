@@ -25,9 +25,8 @@ use cowslip_store::{FreezeStyle, LiveDisk, StoreError};
 use cowslip_vmm::Machine;
 
 use crate::error::EngineError;
-use crate::guest::{FIRST_ANSWER, FIRST_ANSWERS};
+use crate::guest::{FIRST_ANSWER, GuestError};
 use crate::live::Live;
-use crate::unwind::unwind;
 use crate::verbs::memory;
 use crate::verbs::rebuild::{self, RECORD};
 use crate::{Engine, blocking, names, to_the_end};
@@ -326,6 +325,8 @@ impl Engine {
     /// Sets the clock of a guest that stood still. A save may have broken the connection to it
     /// (Firecracker's does): then there is a new one before anybody else uses the broken one.
     pub(crate) async fn catch_up(&self, sandbox: &SandboxRecord, live: &Live) {
+        let seconds = self.config.machine.restore_timeout;
+        let within = Duration::from_secs(seconds);
         let outcome = async {
             if let Some(guest) = live.guest() {
                 match guest.set_clock().await {
@@ -336,17 +337,26 @@ impl Engine {
             if !live.knows_guest() {
                 return Ok(());
             }
-            for _ in 1..FIRST_ANSWERS {
+            let mut patience = FIRST_ANSWER;
+            loop {
                 let guest = self.guest(sandbox, live).await?;
-                match tokio::time::timeout(FIRST_ANSWER, guest.set_clock()).await {
+                match tokio::time::timeout(patience, guest.set_clock()).await {
                     Ok(Ok(())) => return Ok(()),
+                    Ok(Err(error)) if !guest.is_closed() || patience > within => {
+                        return Err(error.into());
+                    }
+                    // No answer, or the connection broke.
                     _ => live.forget_guest(),
                 }
+                patience *= 2;
             }
-            self.guest(sandbox, live).await?.set_clock().await?;
-            Ok::<_, EngineError>(())
         };
-        if let Err(error) = outcome.await {
+        let late = |_| GuestError::TimedOut {
+            sandbox: sandbox.id,
+            seconds,
+        };
+        let outcome = tokio::time::timeout(within, outcome).await.map_err(late);
+        if let Err(error) = outcome.map_err(EngineError::from).flatten() {
             tracing::warn!(sandbox = %sandbox.name, %error, "the guest's clock lost the time it stood still");
         }
     }
@@ -538,77 +548,6 @@ impl Engine {
             Ok(None)
         })
         .map(drop)
-    }
-
-    /// Releases a checkpoint's directory and deletes its record.
-    pub(crate) async fn discard_checkpoint(&self, id: CheckpointId) -> Result<(), EngineError> {
-        let site = self.site.clone();
-        blocking(move || unwind(&site, Owner::Checkpoint(id))).await??;
-        self.site
-            .ledger
-            .write("checkpoint: delete", Synchronous::Normal, |tx| {
-                tx.delete_checkpoint(id)
-            })
-            .map_err(EngineError::from)
-    }
-
-    /// Removes a checkpoint: its memory and state files, and the layers only it needed (R37).
-    /// Sandboxes forked from it keep their disks; they are told about unless `cascade` removes them.
-    ///
-    /// # Errors
-    /// When sandboxes were forked from it and `cascade` is not given, or something did not go.
-    pub async fn remove_checkpoint(
-        self: &Arc<Self>,
-        reference: &str,
-        cascade: bool,
-    ) -> Result<(), EngineError> {
-        let record = self.find_checkpoint(reference)?;
-        let engine = Arc::clone(self);
-        to_the_end(async move {
-            let forks: Vec<SandboxRecord> = engine
-                .site
-                .ledger
-                .read(|tx| tx.sandboxes())?
-                .into_iter()
-                .filter(|sandbox| sandbox.forked_from == Some(record.id))
-                .collect();
-            if !forks.is_empty() && !cascade {
-                return Err(EngineError::InUse {
-                    kind: "checkpoint",
-                    name: record.name.to_string(),
-                    users: forks
-                        .iter()
-                        .map(|fork| format!("sandbox \"{}\"", fork.name))
-                        .collect(),
-                    hint: "remove those first, or remove them with it: --cascade",
-                });
-            }
-            for fork in forks {
-                let _busy = engine.lock(fork.id).await;
-                engine.remove_locked(fork.id).await?;
-            }
-            // From here on nobody sees it; a crash leaves an unpublished one, which recovery discards.
-            engine
-                .site
-                .ledger
-                .write("checkpoint: withdraw", Synchronous::Normal, |tx| {
-                    let mut withdrawn = record.clone();
-                    withdrawn.ready = false;
-                    tx.put_checkpoint(&withdrawn)
-                })?;
-            engine.discard_checkpoint(record.id).await?;
-            let event =
-                engine
-                    .site
-                    .ledger
-                    .write("checkpoint: removed", Synchronous::Normal, |tx| {
-                        let detail = serde_json::json!({});
-                        tx.emit("checkpoint.removed", record.id, Some(&record.name), detail)
-                    })?;
-            engine.announce(event);
-            engine.collect_layers().await.map(drop)
-        })
-        .await
     }
 }
 

@@ -9,8 +9,8 @@ use cowslip_ledger::{
 use cowslip_model::api::{self, CreateRequest};
 use cowslip_model::size::MIB;
 use cowslip_model::{
-    ByteSize, DiskLimits, LayerId, MonitorKind, Name, OnExpiry, Resources, SandboxId, SandboxSpec,
-    SandboxState, Timestamp, Transition,
+    ByteSize, DiskLimits, LayerId, Lifetime, MonitorKind, Name, OnExpiry, Resources, SandboxId,
+    SandboxSpec, SandboxState, Timestamp, Transition,
 };
 
 use crate::error::EngineError;
@@ -308,6 +308,9 @@ impl Engine {
         {
             return invalid("the working directory must be an absolute path".to_owned());
         }
+        let ttl = request.ttl.or(self.config.defaults.ttl);
+        let on_expiry = request.on_expiry.unwrap_or_default();
+        refuse_without_end(ttl, on_expiry)?;
         Ok(SandboxSpec {
             template: template.id,
             kernel: kernel.id,
@@ -315,14 +318,28 @@ impl Engine {
             env: request.env.clone(),
             workdir: request.workdir.clone(),
             user: request.user.clone(),
-            ttl: request.ttl.or(self.config.defaults.ttl),
-            on_expiry: request.on_expiry.unwrap_or_default(),
+            ttl,
+            on_expiry,
             vmm,
             cpu_template: request.cpu_template.clone(),
             disk_limits,
             isolation: self.allowed_isolation(request.isolation, self.config.machine.isolation)?,
         })
     }
+}
+
+/// Refuses to say what becomes of a sandbox whose time is never over.
+pub(crate) fn refuse_without_end(
+    ttl: Option<Lifetime>,
+    on_expiry: OnExpiry,
+) -> Result<(), EngineError> {
+    if ttl.is_none() && on_expiry != OnExpiry::Remove {
+        return Err(EngineError::Invalid(
+            "a sandbox that lives for ever does not expire: give it a time with --ttl, or leave out --on-expiry"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses what no environment can hold.

@@ -9,6 +9,7 @@ use cowslip_model::{LayerId, Name, Timestamp};
 
 use crate::error::EngineError;
 use crate::verbs::boot::{Image, Origin};
+use crate::verbs::create::refuse_without_end;
 use crate::{Engine, to_the_end};
 
 /// Forks in one request at most.
@@ -31,6 +32,10 @@ impl Engine {
                 "{count} forks: give 1 to {COUNT_MAX}"
             )));
         }
+        refuse_without_end(
+            request.ttl.or(checkpoint.spec.ttl),
+            request.on_expiry.unwrap_or(checkpoint.spec.on_expiry),
+        )?;
         let mut names = Vec::new();
         for index in 1..=count {
             names.push(fork_name(request.name.as_ref(), count, index)?);

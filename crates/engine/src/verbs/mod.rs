@@ -27,6 +27,7 @@ mod prepared;
 mod rebuild;
 pub mod recover;
 mod remove;
+mod remove_checkpoint;
 mod resume;
 mod run;
 mod settle;

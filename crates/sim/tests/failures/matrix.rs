@@ -85,6 +85,23 @@ fn fork(count: u32) -> ForkRequest {
     serde_json::from_value(serde_json::json!({ "count": count, "name": "fork" })).unwrap()
 }
 
+/// Both forks of "point" are sound where they are, and the checkpoint is as good as before.
+fn forks_or_none(bench: &Bench, life: &Life, done: bool, context: &str) {
+    one_is(bench, life, &[SandboxState::Running], context);
+    for name in ["fork-1", "fork-2"] {
+        let found = life.engine.sandbox(name);
+        assert!(found.is_ok() || !done, "{context}: {name} is gone");
+        let Ok(found) = found else { continue };
+        usable(bench, life, name, context);
+        let disk = disk(bench, found.id);
+        assert_eq!(disk.first().map(String::as_str), Some("one"), "{context}");
+        assert!(!disk.contains(&"after".to_owned()), "{context}");
+    }
+    let request = serde_json::from_str("{}").unwrap();
+    let again = life.run(life.engine.fork("point", request)).unwrap();
+    assert_eq!(disk(bench, again[0].id), ["one"], "{context}");
+}
+
 /// The sandbox "one" is in one of these states, and what it wrote is there.
 fn one_is(bench: &Bench, life: &Life, allowed: &[SandboxState], context: &str) {
     let one = life
@@ -240,50 +257,13 @@ fn verbs() -> Vec<Verb> {
             name: "fork one that stands on another",
             prepare: one_checkpoint_on_another,
             act: |life| life.run(life.engine.fork("point", fork(2))).map(drop),
-            expect: |bench, life, done, context| {
-                one_is(bench, life, &[Running], context);
-                for name in ["fork-1", "fork-2"] {
-                    let found = life.engine.sandbox(name);
-                    assert!(found.is_ok() || !done, "{context}: {name} is gone");
-                    if found.is_ok() {
-                        usable(bench, life, name, context);
-                    }
-                }
-                let request = serde_json::from_str("{}").unwrap();
-                let again = life.run(life.engine.fork("point", request)).unwrap();
-                assert_eq!(disk(bench, again[0].id), ["one"], "{context}");
-            },
+            expect: forks_or_none,
         },
         Verb {
             name: "fork",
             prepare: one_checkpoint,
             act: |life| life.run(life.engine.fork("point", fork(2))).map(drop),
-            expect: |bench, life, done, context| {
-                one_is(bench, life, &[Running], context);
-                for name in ["fork-1", "fork-2"] {
-                    let found = life.engine.sandbox(name);
-                    assert!(found.is_ok() || !done, "{context}: {name} is gone");
-                    let Ok(found) = found else { continue };
-                    usable(bench, life, name, context);
-                    assert_eq!(
-                        disk(bench, found.id).first().map(String::as_str),
-                        Some("one"),
-                        "{context}"
-                    );
-                    assert!(
-                        !disk(bench, found.id).contains(&"after".to_owned()),
-                        "{context}"
-                    );
-                }
-                // The checkpoint is as good as before.
-                let again = life
-                    .run(
-                        life.engine
-                            .fork("point", serde_json::from_str("{}").unwrap()),
-                    )
-                    .unwrap();
-                assert_eq!(disk(bench, again[0].id), ["one"], "{context}");
-            },
+            expect: forks_or_none,
         },
         Verb {
             name: "pause",

@@ -209,6 +209,9 @@ fn a_time_to_live_may_pause_or_stop_instead() {
     host.say("run --rm --ttl 9s --on-expiry pause box -- true")
         .run()
         .refused(&["--on-expiry"]);
+    host.say("run --rm --on-expiry pause box -- true")
+        .run()
+        .refused(&["--ttl"]);
     let _ = host.say("rm --force one two").ok();
     host.assert_only(&before);
 }
