@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cowslip_model::SandboxId;
-use cowslip_vmm::Machine;
+use cowslip_vmm::{Machine, VmmError};
 
 use crate::guest::Guest;
 
@@ -24,6 +24,17 @@ impl Live {
             guest: Mutex::new(guest),
             connecting: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// Lets the vCPUs run again. One failed call is not the guest's end: it is made once more.
+    pub(crate) async fn resume(&self) -> Result<(), VmmError> {
+        match self.machine.resume().await {
+            Err(error) if !matches!(error, VmmError::Ended { .. }) => {
+                tracing::warn!(%error, "resume the machine once more");
+                self.machine.resume().await
+            }
+            done => done,
+        }
     }
 
     /// The guest, if the connection to it stands.

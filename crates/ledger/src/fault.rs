@@ -25,6 +25,9 @@ pub enum Verdict {
 pub trait Faults: Send + Sync {
     /// Called once as a step begins.
     fn verdict(&self, step: Step<'_>) -> Verdict;
+
+    /// Called once a step has had its effect, or failed by itself.
+    fn done(&self, _step: Step<'_>) {}
 }
 
 /// An injected failure.
@@ -57,15 +60,46 @@ impl Injector {
         let Some(faults) = &self.0 else {
             return Ok(effect());
         };
-        match faults.verdict(step) {
-            Verdict::Proceed => Ok(effect()),
-            Verdict::Fail => Err(Fault::Failed(step.to_owned())),
-            Verdict::CrashBefore => Err(Fault::Crashed(step.to_owned())),
-            Verdict::CrashAfter => {
-                effect();
-                Err(Fault::Crashed(step.to_owned()))
-            }
+        let survives = begin(&**faults, step)?;
+        let result = effect();
+        faults.done(step);
+        if survives {
+            Ok(result)
+        } else {
+            Err(Fault::Crashed(step.to_owned()))
         }
+    }
+
+    /// Runs `effect` to its end as the step `step`.
+    ///
+    /// # Errors
+    /// As for [`Injector::around`].
+    pub async fn around_async<T>(
+        &self,
+        step: Step<'_>,
+        effect: impl Future<Output = T> + Send,
+    ) -> Result<T, Fault> {
+        let Some(faults) = &self.0 else {
+            return Ok(effect.await);
+        };
+        let survives = begin(&**faults, step)?;
+        let result = effect.await;
+        faults.done(step);
+        if survives {
+            Ok(result)
+        } else {
+            Err(Fault::Crashed(step.to_owned()))
+        }
+    }
+}
+
+/// Asks for the verdict on a step; gives whether the engine lives on after its effect.
+fn begin(faults: &dyn Faults, step: Step<'_>) -> Result<bool, Fault> {
+    match faults.verdict(step) {
+        Verdict::Proceed => Ok(true),
+        Verdict::CrashAfter => Ok(false),
+        Verdict::Fail => Err(Fault::Failed(step.to_owned())),
+        Verdict::CrashBefore => Err(Fault::Crashed(step.to_owned())),
     }
 }
 

@@ -198,6 +198,11 @@ impl Instance {
         Call::new(command)
     }
 
+    /// A call of another program, with the environment and the user of the instance.
+    pub fn call_other(&self, program: impl AsRef<OsStr>) -> Call {
+        Call::new(self.command(program))
+    }
+
     /// A command with the environment and the user of the instance.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let base = self.base.path();

@@ -37,8 +37,9 @@ const TAIL: usize = 15;
 /// Runs on the machine's root.
 const START: &str = include_str!("guest/start");
 /// Variables that go in as they are here.
-const PASSED: [&str; 4] = [
+const PASSED: [&str; 5] = [
     "COWSLIP_TEST_",
+    "COWSLIP_MATRIX_",
     "COWSLIP_SOAK_",
     "COWSLIP_LOG",
     "RUST_BACKTRACE",

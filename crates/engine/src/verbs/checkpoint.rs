@@ -120,11 +120,12 @@ impl Engine {
     }
 
     async fn checkpoint_locked(
-        &self,
+        self: &Arc<Self>,
         id: SandboxId,
         request: CheckpointRequest,
     ) -> Result<CheckpointRecord, EngineError> {
-        self.begin(id, Transition::Checkpointing, "checkpoint")?;
+        self.begin(id, Transition::Checkpointing, "checkpoint")
+            .await?;
         let outcome = async {
             // An earlier checkpoint may have left open which layer the guest writes.
             self.settle_swap(id).await?;
@@ -306,7 +307,7 @@ impl Engine {
         sandbox: &SandboxRecord,
         live: &Live,
     ) -> Result<Instant, EngineError> {
-        if let Err(error) = live.machine.resume().await {
+        if let Err(error) = live.resume().await {
             let error = EngineError::from(error);
             let ended = self.end_machine(sandbox.id).await;
             let settled = self.settle(

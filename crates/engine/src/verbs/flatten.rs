@@ -152,11 +152,11 @@ impl Engine {
 
     /// Freezes the disk of a running sandbox, which goes on; the caller has its lock.
     async fn freeze_disk(
-        &self,
+        self: &Arc<Self>,
         id: SandboxId,
         checkpoint: CheckpointId,
     ) -> Result<Pin, EngineError> {
-        self.begin(id, Transition::Checkpointing, "flatten")?;
+        self.begin(id, Transition::Checkpointing, "flatten").await?;
         let outcome = async {
             self.settle_swap(id).await?;
             let sandbox = self.current(id)?;

@@ -31,7 +31,7 @@ impl Engine {
     /// # Errors
     /// When the directory cannot be used or another engine has it.
     pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
-        let parts = real_parts(config)?;
+        let parts = Parts::of_this_host(config, Injector::default())?;
         let (engine, recovered) = Self::assemble(parts).await;
         for left in recovered.left {
             tracing::warn!(left, "recovery left this alone");
@@ -80,45 +80,45 @@ impl Engine {
     }
 }
 
-fn real_parts(config: Config) -> Result<Parts, OpenError> {
-    let layout = Layout::new(config.paths.state.clone(), config.paths.run.clone());
-    private_directory(layout.state())?;
-    private_directory(layout.run())?;
-    let lock = StateLock::acquire(layout.state())?;
-    let ledger = open_ledger(layout.state())?;
-    let host = LinuxHost::new(layout.clone(), ledger.instance())?;
-    let site = Site {
-        ledger,
-        host: Arc::new(host),
-        layout,
-    };
-    if rebuild::is_empty(&site).map_err(Box::new)? {
-        for what in rebuild::rebuild(&site).map_err(Box::new)? {
-            tracing::warn!(what, "the database had lost it; recorded again");
+impl Parts {
+    /// The real ones; `faults` is asked before everything that the ledger writes down.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or another engine has it.
+    pub fn of_this_host(config: Config, faults: Injector) -> Result<Self, OpenError> {
+        let layout = Layout::new(config.paths.state.clone(), config.paths.run.clone());
+        private_directory(layout.state())?;
+        private_directory(layout.run())?;
+        let lock = StateLock::acquire(layout.state())?;
+        let ledger = open_ledger(layout.state(), &faults)?;
+        let host = LinuxHost::new(layout.clone(), ledger.instance())?;
+        let site = Site {
+            ledger,
+            host: Arc::new(host),
+            layout,
+        };
+        if rebuild::is_empty(&site).map_err(Box::new)? {
+            for what in rebuild::rebuild(&site).map_err(Box::new)? {
+                tracing::warn!(what, "the database had lost it; recorded again");
+            }
         }
+        let (backend, note) = choose_backend(config.storage.backend)?;
+        Ok(Self {
+            monitors: Arc::new(HostMonitors::new(&config)),
+            volumes: cowslip_store::open(backend, config.storage.durability),
+            guests: Arc::new(AgentGuests),
+            images: Arc::new(Ext4Images),
+            notes: vec![note],
+            lock: Some(lock),
+            config,
+            site,
+        })
     }
-    let (backend, note) = choose_backend(config.storage.backend)?;
-    Ok(Parts {
-        monitors: Arc::new(HostMonitors::new(&config)),
-        volumes: cowslip_store::open(backend, config.storage.durability),
-        guests: Arc::new(AgentGuests),
-        images: Arc::new(Ext4Images),
-        notes: vec![note],
-        lock: Some(lock),
-        config,
-        site,
-    })
 }
 
 /// Opens the ledger; a damaged database is set aside, never deleted, and built again.
-fn open_ledger(state: &Path) -> Result<Ledger, OpenError> {
-    let open = || {
-        Ledger::open(
-            state,
-            &cowslip_host::process::boot_id(),
-            Injector::default(),
-        )
-    };
+fn open_ledger(state: &Path, faults: &Injector) -> Result<Ledger, OpenError> {
+    let open = || Ledger::open(state, &cowslip_host::process::boot_id(), faults.clone());
     match open() {
         Err(LedgerError::Damaged { path, source }) => {
             let aside = path.with_extension(format!("damaged-{}", Timestamp::now().0));

@@ -32,8 +32,11 @@ impl Engine {
     }
 
     /// The same; the caller holds the lock.
-    pub(crate) async fn pause_locked(&self, id: SandboxId) -> Result<SandboxRecord, EngineError> {
-        let record = self.begin(id, Transition::Pausing, "pause")?;
+    pub(crate) async fn pause_locked(
+        self: &Arc<Self>,
+        id: SandboxId,
+    ) -> Result<SandboxRecord, EngineError> {
+        let record = self.begin(id, Transition::Pausing, "pause").await?;
         if let Err(error) = self.save_to_image(&record).await {
             return Err(self.run_on(&record, error).await);
         }
@@ -105,7 +108,7 @@ impl Engine {
         let id = record.id;
         let live = self.live.get(id);
         let resumed = match &live {
-            Some(live) => live.machine.resume().await.map_err(EngineError::from),
+            Some(live) => live.resume().await.map_err(EngineError::from),
             None => Err(EngineError::Internal("its machine is gone".to_owned())),
         };
         match resumed {

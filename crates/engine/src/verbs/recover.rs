@@ -94,16 +94,11 @@ impl Engine {
 
     async fn carry_out(self: &Arc<Self>, action: Action) -> Result<(), EngineError> {
         match action {
-            Action::Adopt { sandbox } => self.adopt(sandbox).await,
-            Action::Settle {
-                sandbox,
-                state,
-                volume,
-                reason,
-            } => self.settle_found(sandbox, state, volume, reason).await,
-            Action::Remove { sandbox, .. } => {
+            Action::Adopt { sandbox }
+            | Action::Settle { sandbox, .. }
+            | Action::Remove { sandbox, .. } => {
                 let _busy = self.lock(sandbox).await;
-                self.remove_locked(sandbox).await
+                self.carry_out_locked(action).await
             }
             Action::Discard { checkpoint } => self.discard_checkpoint(checkpoint).await,
             // Collected together, at the end.
@@ -122,6 +117,54 @@ impl Engine {
         }
     }
 
+    /// An action on a sandbox; the caller holds its lock.
+    async fn carry_out_locked(self: &Arc<Self>, action: Action) -> Result<(), EngineError> {
+        match action {
+            Action::Adopt { sandbox } => self.adopt(sandbox).await,
+            Action::Settle {
+                sandbox,
+                state,
+                volume,
+                reason,
+            } => self.settle_found(sandbox, state, volume, reason).await,
+            Action::Remove { sandbox, .. } => self.remove_locked(sandbox).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a transition that a verb of this engine left, because what it had to write down in the end could
+    /// not be written. The caller holds the sandbox's lock.
+    pub(crate) async fn finish_interrupted(
+        self: &Arc<Self>,
+        left: SandboxRecord,
+    ) -> Result<(), EngineError> {
+        let id = left.id;
+        tracing::warn!(sandbox = %left.name, transition = ?left.transition, "a verb did not come to its end");
+        if let Some(live) = self.live.get(id) {
+            self.settle_swap(id).await?;
+            self.volumes.settle(&self.site, id).await?;
+            if !self.water.is_frozen(id) {
+                self.go_on(&left, &live).await?;
+            }
+            self.change(id, "finish: goes on", Synchronous::Normal, |sandbox, _| {
+                sandbox.transition = None;
+                sandbox.paused_image = false;
+                Ok(None)
+            })?;
+            return Ok(());
+        }
+        let about = |action: &Action| match action {
+            Action::Adopt { sandbox }
+            | Action::Settle { sandbox, .. }
+            | Action::Remove { sandbox, .. } => *sandbox == id,
+            _ => false,
+        };
+        for action in self.recovery_plan().await?.into_iter().filter(about) {
+            self.carry_out_locked(action).await?;
+        }
+        Ok(())
+    }
+
     /// Releases one handle that has no owner.
     pub(crate) async fn release_row(&self, row: HandleRow) -> Result<(), EngineError> {
         let site = self.site.clone();
@@ -133,7 +176,6 @@ impl Engine {
     /// Connects to a machine that an earlier engine started (R46); one that does not answer has
     /// failed.
     async fn adopt(self: &Arc<Self>, id: SandboxId) -> Result<(), EngineError> {
-        let _busy = self.lock(id).await;
         let Some(record) = self.site.ledger.read(|tx| tx.sandbox(id))? else {
             return Ok(());
         };
@@ -212,7 +254,6 @@ impl Engine {
         volume: VolumeOutcome,
         reason: Option<String>,
     ) -> Result<(), EngineError> {
-        let _busy = self.lock(id).await;
         self.end_machine(id).await?;
         match volume {
             VolumeOutcome::Keep => {}

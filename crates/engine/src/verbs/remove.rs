@@ -49,7 +49,7 @@ impl Engine {
         let found = self.site.ledger.read(|tx| tx.sandbox(id))?;
         let Some(record) = found else { return Ok(()) };
         if record.transition != Some(Transition::Removing) {
-            self.begin(id, Transition::Removing, "remove")?;
+            self.mark(id, Transition::Removing, "remove")?;
         }
         let outcome = async {
             // The machine first: nothing it uses may go before it has ended (R13).

@@ -33,7 +33,7 @@ impl Engine {
     }
 
     async fn resume_locked(self: &Arc<Self>, id: SandboxId) -> Result<SandboxRecord, EngineError> {
-        let record = self.begin(id, Transition::Resuming, "resume")?;
+        let record = self.begin(id, Transition::Resuming, "resume").await?;
         let outcome = async {
             // A pause, or an earlier resume, may have left what it could not release.
             self.end_machine(id).await?;

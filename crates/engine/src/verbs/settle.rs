@@ -1,5 +1,7 @@
 //! Changing a sandbox's record: every verb's transitions go through here.
 
+use std::sync::Arc;
+
 use cowslip_ledger::{EventRecord, LedgerError, SandboxRecord, Synchronous, Tx};
 use cowslip_model::{SandboxId, SandboxState, Transition};
 
@@ -38,8 +40,22 @@ impl Engine {
     }
 
     /// Marks that `transition` begins, if the sandbox's state allows it (R38). The caller holds the
-    /// sandbox's lock.
-    pub(crate) fn begin(
+    /// sandbox's lock, so a transition that it still is in belongs to nobody: that one is ended first.
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        id: SandboxId,
+        transition: Transition,
+        verb: &'static str,
+    ) -> Result<SandboxRecord, EngineError> {
+        let found = self.site.ledger.read(|tx| tx.sandbox(id))?;
+        if let Some(record) = found.filter(|record| record.transition.is_some()) {
+            self.finish_interrupted(record).await?;
+        }
+        self.mark(id, transition, verb)
+    }
+
+    /// The same, whatever transition it is in.
+    pub(crate) fn mark(
         &self,
         id: SandboxId,
         transition: Transition,

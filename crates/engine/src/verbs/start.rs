@@ -32,7 +32,7 @@ impl Engine {
         self: &Arc<Self>,
         id: SandboxId,
     ) -> Result<(SandboxRecord, StartTimes), EngineError> {
-        let record = self.begin(id, Transition::Starting, "start")?;
+        let record = self.begin(id, Transition::Starting, "start").await?;
         let outcome = async {
             // A failed sandbox may still hold what its end could not release.
             self.end_machine(id).await?;

@@ -43,11 +43,11 @@ impl Engine {
 
     /// The same; the caller holds the lock. A `grace` of zero kills at once.
     pub(crate) async fn stop_locked(
-        &self,
+        self: &Arc<Self>,
         id: SandboxId,
         grace: Duration,
     ) -> Result<SandboxRecord, EngineError> {
-        let record = self.begin(id, Transition::Stopping, "stop")?;
+        let record = self.begin(id, Transition::Stopping, "stop").await?;
         self.shut_down(&record, grace).await;
         if let Err(error) = self.end_machine(id).await {
             let settled = self.settle(id, "stop: settle", SandboxState::Failed, Some(&error));

@@ -20,6 +20,7 @@ mod firecracker_memory;
 mod first_process;
 mod guests;
 mod machine;
+mod matrix;
 mod merging;
 mod power;
 mod prepare;
