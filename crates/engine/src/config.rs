@@ -93,6 +93,8 @@ pub struct Machine {
     /// whole. Zero: every one is, and what guests write is not tracked; at most 64. Only in Firecracker.
     #[serde(deserialize_with = "memory_chain")]
     pub memory_chain: u32,
+    /// Whether Firecracker must run with its seccomp filters. Builds for glibc and debug builds have empty ones.
+    pub require_seccomp: bool,
     /// First of the uids that machines run under when the engine is root; each sandbox has its own.
     pub uid_base: u32,
     /// How many there are.
@@ -114,6 +116,7 @@ impl Default for Machine {
             isolation: Isolation::Jail,
             accelerator: AcceleratorChoice::Auto,
             memory_chain: 8,
+            require_seccomp: true,
             uid_base: 2_000_000,
             uid_count: 65_536,
             console_bound: ByteSize::mib(1),

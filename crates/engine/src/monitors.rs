@@ -181,6 +181,7 @@ impl FirecrackerMonitors {
                 program: config.paths.firecracker.clone(),
                 jailer: config.paths.jailer.clone(),
                 isolation,
+                unfiltered: !config.machine.require_seccomp,
             },
             found: OnceCell::new(),
         }

@@ -95,6 +95,9 @@ fn configuration(setup: &Setup) -> String {
             machine.push_str(&format!("\n{key} = \"{value}\""));
         }
     }
+    if std::env::var_os("COWSLIP_TEST_UNFILTERED").is_some() {
+        machine.push_str("\nrequire_seccomp = false");
+    }
     format!(
         "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{machine}\n",
         setup.storage

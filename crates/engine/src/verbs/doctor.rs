@@ -170,6 +170,15 @@ impl Engine {
                 Some("remove isolation = \"direct\" from the configuration"),
             );
         }
+        if !self.config.machine.require_seccomp {
+            return tell(
+                CheckStatus::Warning,
+                format!(
+                    "{users}; but the configuration allows a Firecracker without seccomp filters"
+                ),
+                Some("remove require_seccomp = false from the configuration"),
+            );
+        }
         match self.site.host.cgroup_roots().as_slice() {
             [_, ..] => tell(
                 CheckStatus::Ok,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   program   which Firecracker, which jailer        launch   its view, its console, its process
+//!   seccomp   whether it has its filters
 //!   paths     the constant paths, and the host's     jail     what a jail is made of
 //!   image     memory and device state in one file    socket   sockets that something hostile made
 //!   machine   one running Firecracker ─ api (control), vsock (the agent), ending, farewell (the guest's)
@@ -21,6 +22,7 @@ mod launch;
 mod machine;
 mod paths;
 mod program;
+mod seccomp;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -66,12 +68,15 @@ pub struct FirecrackerConfig {
     pub jailer: Option<PathBuf>,
     /// Whether there is a jail. Less than what is asked for is never given.
     pub isolation: Isolation,
+    /// Whether one without seccomp filters may run.
+    pub unfiltered: bool,
 }
 
 /// Firecracker on this host.
 #[derive(Debug)]
 pub struct FirecrackerVmm {
     programs: Programs,
+    unfiltered: bool,
 }
 
 impl FirecrackerVmm {
@@ -118,6 +123,7 @@ impl FirecrackerVmm {
                 firecracker,
                 jailer,
             },
+            unfiltered: config.unfiltered,
         })
     }
 
@@ -143,9 +149,13 @@ impl FirecrackerVmm {
             acquired.process.spec().clone(),
             acquired.process.identity().clone(),
         );
+        let pid = identity.pid;
         let machine = FirecrackerMachine::connect(paths, config, spec, identity)?;
         acquired.console = None;
         machine.wait(&config.called_off).await?;
+        if !self.unfiltered {
+            seccomp::require(pid, &self.programs.firecracker.path)?;
+        }
         Ok((machine, acquired))
     }
 }

@@ -2,7 +2,8 @@
 //! `COWSLIP_SOAK_ROUNDS` says how many, `COWSLIP_SOAK_SEED` gives the same instants again (as far as the
 //! guests' own course is the same).
 
-use std::time::{Instant, SystemTime};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
 
 use cowslip_e2e::{Call, Instance};
 use cowslip_model::SandboxState;
@@ -14,6 +15,9 @@ use crate::firecracker_failures::{assert_nothing_but, checkpoints};
 const ROUNDS: u32 = 3;
 /// An engine is killed at one of so many changes that a verb makes, or after the verb where it makes fewer.
 const INSTANTS: u64 = 60;
+
+/// A round takes a fraction of this, also on a busy machine.
+const LONG: Duration = Duration::from_secs(240);
 
 /// What a round does, in this order.
 const VERBS: [&str; 7] = [
@@ -114,6 +118,46 @@ fn settle(host: &Instance) {
     }
 }
 
+/// What each process waits for, as far as the kernel tells.
+fn waits() -> String {
+    let mut told = String::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let read =
+            |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let command = read("cmdline").replace('\0', " ");
+        if command.is_empty() {
+            continue;
+        }
+        let state = read("stat")
+            .rsplit(") ")
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .next();
+        told.push_str(&format!(
+            "{} {} {:.150}\n{}",
+            entry.file_name().display(),
+            state.unwrap_or('?'),
+            command,
+            read("stack")
+        ));
+    }
+    told
+}
+
+/// Tells what everything waits for while a round takes too long.
+fn watch(rounds: mpsc::Receiver<()>) {
+    loop {
+        match rounds.recv_timeout(LONG) {
+            Ok(()) => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                eprintln!("soak: a round stands still:\n{}", waits())
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
 #[test]
 fn rounds_with_killed_engines_leave_nothing() {
     // covers R8 R18 R46
@@ -125,11 +169,14 @@ fn rounds_with_killed_engines_leave_nothing() {
     });
     eprintln!("soak: {rounds} rounds, COWSLIP_SOAK_SEED={seed}");
     let mut random = Random(seed.max(1));
+    let (ended, rounds_ended) = mpsc::channel();
+    std::thread::spawn(|| watch(rounds_ended));
     let files = host.files();
     for index in 1..=rounds {
         let begun = Instant::now();
         let told = round(&host, &mut random);
         assert_nothing_but(&host, &files);
+        let _ = ended.send(());
         let took = begun.elapsed().as_secs_f32();
         eprintln!("soak: round {index} of {rounds}: {told}; nothing left; {took:.1} s");
     }
