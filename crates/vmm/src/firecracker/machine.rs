@@ -138,17 +138,19 @@ impl FirecrackerMachine {
         })
     }
 
-    /// Waits until a process that was just started listens, or this is called off.
+    /// Waits until a process that was just started answers, or this is called off. It listens a moment before it has
+    /// its seccomp filters, and answers only with them.
     pub(super) async fn wait(&self, called_off: &CancellationToken) -> Result<(), VmmError> {
         const OPERATION: &str = "start";
         let sandbox = self.sandbox;
+        let answer = async { Api::wait(self.paths.api.clone()).await?.instance().await };
         tokio::select! {
             biased;
             detail = self.ending.ended() => {
                 let detail = self.with_what_it_printed(detail).await;
                 Err(VmmError::Ended { operation: OPERATION, sandbox, detail })
             }
-            waited = Api::wait(self.paths.api.clone()) => match waited {
+            answered = answer => match answered {
                 Ok(_) => Ok(()),
                 Err(error) => Err(self.explain(OPERATION, error).await),
             },
