@@ -41,6 +41,14 @@ pub struct Limits {
     pub max_path_len: usize,
     /// Number of components of one entry's path.
     pub max_depth: usize,
+    /// Number of names of one file. ext4 has a bound of its own, 65,000.
+    pub max_links: u32,
+    /// Number of extended attributes of one entry.
+    pub max_xattrs: usize,
+    /// Names and values of one entry's extended attributes together, in bytes.
+    pub max_xattr_bytes: usize,
+    /// Number of layers of one image. All the other bounds are for all layers together.
+    pub max_layers: usize,
 }
 
 impl Default for Limits {
@@ -50,6 +58,10 @@ impl Default for Limits {
             max_entries: 2_000_000,
             max_path_len: 4095,
             max_depth: 256,
+            max_links: 65_000,
+            max_xattrs: 128,
+            max_xattr_bytes: 128 << 10,
+            max_layers: 512,
         }
     }
 }
