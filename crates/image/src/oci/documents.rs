@@ -262,7 +262,12 @@ pub(super) fn read_bounded(reader: impl Read, name: &str) -> Result<Vec<u8>, Ima
 /// Reads JSON; what it has to say about damage is about places and types, never long.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<T, ImageError> {
     serde_json::from_slice(bytes).map_err(|error| {
-        let why = crate::error::show(error.to_string().as_bytes());
+        let text = error.to_string();
+        let escaped = |c: char| match c.is_control() {
+            true => c.escape_debug().collect(),
+            false => c.to_string(),
+        };
+        let why: String = text.chars().take(200).map(escaped).collect();
         ImageError::document(name, why)
     })
 }

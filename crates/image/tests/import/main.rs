@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod directory;
+mod hostile;
+mod image_builder;
+mod images;
 mod layout;
 mod support;
 mod tar;
