@@ -11,8 +11,9 @@ use crate::{Digest, ImportError};
 pub struct Job<'a> {
     /// An existing private directory for scratch files, on the same file system as `output`.
     ///
-    /// The caller removes it afterwards, whatever the outcome. A tar import needs room there for
-    /// the archive's contents and for the image at once.
+    /// The caller removes it afterwards, whatever the outcome. A tar or an image needs room
+    /// there for its contents and for the result at once, and an archive around an image that is
+    /// compressed or no file needs room for itself.
     pub work_dir: &'a Path,
     /// The image to make. It must not exist yet; it appears at once, complete and synced.
     pub output: &'a Path,
@@ -128,7 +129,8 @@ pub struct Skipped {
 /// The steps of an import, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Reading the tar, or walking the directory.
+    /// Reading the tar or the layers, or walking the directory. It may begin twice: a stream with an
+    /// image in it is first kept as a file.
     Reading,
     /// Writing the file system.
     Writing,

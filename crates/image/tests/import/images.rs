@@ -315,6 +315,14 @@ fn documents_are_asked_for_first_and_layers_by_the_import_only() {
 }
 
 #[test]
+fn an_image_goes_from_thread_to_thread() {
+    fn sent<T: Send + Sync>() {}
+    sent::<Image>();
+    sent::<Archive>();
+    sent::<BlobDirectory>();
+}
+
+#[test]
 fn sha512_is_a_digest_too() {
     let layer = lower();
     let long = |bytes: &[u8]| {
