@@ -201,8 +201,14 @@ struct Endless {
 impl Read for Endless {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         let length = self.bytes.len();
-        for (at, byte) in into.iter_mut().enumerate() {
-            *byte = self.bytes[(usize::try_from(self.given).unwrap() + at) % length];
+        let start = usize::try_from(self.given).unwrap() % length;
+        let mut part = &self.bytes[start..];
+        let mut rest = &mut *into;
+        while !rest.is_empty() {
+            let take = rest.len().min(part.len());
+            rest[..take].copy_from_slice(&part[..take]);
+            rest = &mut rest[take..];
+            part = &self.bytes;
         }
         self.given += into.len() as u64;
         Ok(into.len())
