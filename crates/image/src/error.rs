@@ -27,8 +27,8 @@ pub enum ImportError {
         /// What was counted.
         what: &'static str,
     },
-    /// The stream is neither a tar nor a gzip or zstd compressed one.
-    #[error("the input is not a tar archive (plain, gzip or zstd): {0}")]
+    /// The stream is neither a tar nor one compressed with gzip, zstd or xz.
+    #[error("the input is not a tar archive (plain, gzip, zstd or xz): {0}")]
     NotATar(&'static str),
     /// The stream ends too early.
     #[error("the tar is truncated: it ends {0}; fetch or make it again")]
@@ -54,6 +54,21 @@ pub enum ImportError {
         /// The reader's or the decompressor's error.
         source: io::Error,
     },
+    /// A layer of an image could not be put on those before it.
+    #[error("layer {number} of {count} ({name})")]
+    Layer {
+        /// Which, counted from 1.
+        number: usize,
+        /// How many the image has.
+        count: usize,
+        /// Its digest, or its name in the archive.
+        name: String,
+        /// Why.
+        source: Box<ImportError>,
+    },
+    /// The image itself, its documents or its digests.
+    #[error(transparent)]
+    Image(#[from] crate::oci::ImageError),
     /// The source has no entries at all.
     #[error("the source is empty; a root file system needs at least one entry")]
     Empty,
@@ -170,6 +185,11 @@ pub enum Refusal {
     /// A file larger than ext4 can hold.
     #[error("it is larger than ext4 can hold (16 TiB)")]
     FileTooLarge,
+    /// A name of a layer that begins with `.wh.` and hides nothing that there can be.
+    #[error(
+        "it is a malformed whiteout: names beginning with \".wh.\" hide other names in a layer"
+    )]
+    MalformedWhiteout,
     /// A device number beyond what Linux has.
     #[error("its device number is out of range")]
     BadDevice,

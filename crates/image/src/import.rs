@@ -1,4 +1,4 @@
-//! The two imports: read a source into a tree, write the tree, seal the image, publish it.
+//! Imports: read a source into a tree, write the tree, seal the image, publish it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,6 +12,7 @@ use crate::ext4::{self, Contents, Plan, Watch};
 use crate::job::{Imported, Job, Phase, Skipped};
 use crate::node::Content;
 use crate::spool::{BLOCK, BLOCK_U64, BlockSink, CHUNK, Spool};
+use crate::tar::Destination;
 use crate::tree::Tree;
 
 /// Makes an image of a directory tree.
@@ -33,7 +34,7 @@ pub fn import_directory(source: &Path, job: &Job<'_>) -> Result<Imported, Import
     })
 }
 
-/// Makes an image of a tar stream: plain, or compressed with gzip or zstd.
+/// Makes an image of a tar stream: plain, or compressed with gzip, zstd or xz.
 ///
 /// The stream is read to its end. Owners, modes, device nodes and attributes are taken from the
 /// archive and need no privilege.
@@ -46,7 +47,24 @@ pub fn import_tar(reader: impl Read, job: &Job<'_>) -> Result<Imported, ImportEr
     let mut skipped = Vec::new();
     let mut tree = Tree::new(job.limits);
     let mut spool = Spool::create(job.work_dir)?;
-    crate::tar::read(reader, &mut tree, &mut spool, watch(job), &mut skipped)?;
+    let to = Destination {
+        tree: &mut tree,
+        spool: &mut spool,
+        watch: watch(job),
+        skipped: &mut skipped,
+        before: 0,
+    };
+    crate::tar::read(reader, to)?;
+    build_spooled(job, tree, spool, skipped)
+}
+
+/// Writes a tree whose contents are in the spool.
+pub(crate) fn build_spooled(
+    job: &Job<'_>,
+    tree: Tree,
+    spool: Spool,
+    skipped: Vec<Skipped>,
+) -> Result<Imported, ImportError> {
     let buffer = vec![0; CHUNK];
     let contents = Spooled {
         spool,
@@ -56,7 +74,7 @@ pub fn import_tar(reader: impl Read, job: &Job<'_>) -> Result<Imported, ImportEr
     build(job, tree, contents, skipped, |_| Ok(()))
 }
 
-fn watch<'a>(job: &Job<'a>) -> Watch<'a> {
+pub(crate) fn watch<'a>(job: &Job<'a>) -> Watch<'a> {
     Watch {
         progress: job.progress,
         cancel: job.cancel,
@@ -143,7 +161,7 @@ fn publish(image: &Path, output: &Path) -> Result<(), ImportError> {
         })
 }
 
-fn refuse_existing(output: &Path) -> Result<(), ImportError> {
+pub(crate) fn refuse_existing(output: &Path) -> Result<(), ImportError> {
     match output.symlink_metadata() {
         Ok(_) => Err(ImportError::OutputExists(output.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -11,8 +11,9 @@ use crate::{Digest, ImportError};
 pub struct Job<'a> {
     /// An existing private directory for scratch files, on the same file system as `output`.
     ///
-    /// The caller removes it afterwards, whatever the outcome. A tar import needs room there for
-    /// the archive's contents and for the image at once.
+    /// The caller removes it afterwards, whatever the outcome. A tar or an image needs room
+    /// there for its contents and for the result at once, and an archive around an image that is
+    /// compressed or no file needs room for itself.
     pub work_dir: &'a Path,
     /// The image to make. It must not exist yet; it appears at once, complete and synced.
     pub output: &'a Path,
@@ -41,6 +42,14 @@ pub struct Limits {
     pub max_path_len: usize,
     /// Number of components of one entry's path.
     pub max_depth: usize,
+    /// Number of names of one file. ext4 has a bound of its own, 65,000.
+    pub max_links: u32,
+    /// Number of extended attributes of one entry.
+    pub max_xattrs: usize,
+    /// Names and values of one entry's extended attributes together, in bytes.
+    pub max_xattr_bytes: usize,
+    /// Number of layers of one image. All the other bounds are for all layers together.
+    pub max_layers: usize,
 }
 
 impl Default for Limits {
@@ -50,6 +59,10 @@ impl Default for Limits {
             max_entries: 2_000_000,
             max_path_len: 4095,
             max_depth: 256,
+            max_links: 65_000,
+            max_xattrs: 128,
+            max_xattr_bytes: 128 << 10,
+            max_layers: 512,
         }
     }
 }
@@ -116,7 +129,8 @@ pub struct Skipped {
 /// The steps of an import, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Reading the tar, or walking the directory.
+    /// Reading the tar or the layers, or walking the directory. It may begin twice: a stream with an
+    /// image in it is first kept as a file.
     Reading,
     /// Writing the file system.
     Writing,

@@ -3,16 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::oci::{ImageConfig, ImageError};
 
 /// Name of the image in a template's directory.
 pub const IMAGE_FILE: &str = "rootfs.ext4";
 /// Name of the manifest in a template's directory.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// The version that this code writes, and the only one that it reads.
-const FORMAT_VERSION: u32 = 1;
-/// No manifest is longer than this, in bytes.
-const MAX_BYTES: usize = 64 << 10;
+/// The version that this code writes. It also reads version 1, which has no config.
+const FORMAT_VERSION: u32 = 2;
+/// No manifest is longer than this, in bytes. A config's text has at most 1 MiB, and JSON may take six
+/// bytes for one.
+const MAX_BYTES: usize = 8 << 20;
 
 /// Where a template came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,14 @@ pub enum SourceKind {
     Directory,
     /// A tar file or stream.
     Tar,
+    /// An OCI image layout, a directory.
+    OciLayout,
+    /// An OCI image layout in a tar.
+    OciArchive,
+    /// What `docker save` wrote.
+    DockerArchive,
+    /// A registry.
+    Registry,
 }
 
 /// A template's manifest, as it is on disk.
@@ -41,6 +51,9 @@ pub struct Manifest {
     pub source: SourceKind,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// How its image is run, where it came from one that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
 }
 
 /// Why a manifest cannot be used.
@@ -50,13 +63,19 @@ pub enum ManifestError {
     #[error("the template's manifest is damaged; import the template again")]
     Damaged(#[source] serde_json::Error),
     /// Far too long.
-    #[error("the template's manifest is longer than 64 KiB; import the template again")]
+    #[error("the template's manifest is longer than 8 MiB; import the template again")]
     TooLong,
     /// From another version of this program.
     #[error(
-        "the template's manifest has version {0}, this program reads version 1; import it again"
+        "the template's manifest has version {0}, this program reads versions 1 and 2; import it again"
     )]
     Version(u32),
+    /// A version that knows no config, with one.
+    #[error("the template's manifest has version 1 and a config; import the template again")]
+    Version1Config,
+    /// Its config has a value that no import lets through.
+    #[error("the template's manifest has a config that cannot be used; import the template again")]
+    Config(#[source] ImageError),
     /// The image's length is not a number of whole blocks.
     #[error(
         "the template's manifest says {0} bytes, which is no multiple of 4096; import it again"
@@ -76,7 +95,15 @@ impl Manifest {
             entries: imported.entries,
             source,
             created,
+            config: None,
         }
+    }
+
+    /// With how the image is run.
+    #[must_use]
+    pub fn with_config(mut self, config: ImageConfig) -> Self {
+        self.config = Some(config);
+        self
     }
 
     /// Reads a manifest from its file's bytes.
@@ -93,12 +120,17 @@ impl Manifest {
             return Err(ManifestError::TooLong);
         }
         let Version { version } = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
-        if version != FORMAT_VERSION {
+        if !(1..=FORMAT_VERSION).contains(&version) {
             return Err(ManifestError::Version(version));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Damaged)?;
         if manifest.size == 0 || !manifest.size.is_multiple_of(4096) {
             return Err(ManifestError::Size(manifest.size));
+        }
+        match &manifest.config {
+            Some(_) if version == 1 => return Err(ManifestError::Version1Config),
+            Some(config) => config.check().map_err(ManifestError::Config)?,
+            None => {}
         }
         Ok(manifest)
     }
@@ -127,13 +159,40 @@ mod tests {
             entries: 1,
             source: SourceKind::Tar,
             created: 1_700_000_000,
+            config: None,
         }
+    }
+
+    fn with_config() -> Manifest {
+        let config = br#"{"platform": "linux/arm/v6", "env": ["A=b"], "user": "root"}"#;
+        manifest().with_config(serde_json::from_slice(config).unwrap())
     }
 
     #[test]
     fn a_manifest_survives_the_round_trip() {
         let bytes = manifest().to_bytes().unwrap();
         assert_eq!(Manifest::parse(&bytes).unwrap(), manifest());
+        let bytes = with_config().to_bytes().unwrap();
+        assert_eq!(Manifest::parse(&bytes).unwrap(), with_config());
+    }
+
+    #[test]
+    fn version_1_is_read_and_has_no_config() {
+        let old = String::from_utf8(manifest().to_bytes().unwrap()).unwrap();
+        let old = old.replace("\"version\": 2", "\"version\": 1");
+        let read = Manifest::parse(old.as_bytes()).unwrap();
+        assert_eq!((read.digest, read.config), (manifest().digest, None));
+        let text = String::from_utf8(with_config().to_bytes().unwrap()).unwrap();
+        let text = text.replace("\"version\": 2", "\"version\": 1");
+        let error = Manifest::parse(text.as_bytes()).unwrap_err();
+        assert!(matches!(error, ManifestError::Version1Config), "{error}");
+    }
+
+    #[test]
+    fn a_config_is_checked_again() {
+        let text = String::from_utf8(with_config().to_bytes().unwrap()).unwrap();
+        let error = Manifest::parse(text.replace("A=b", "A").as_bytes()).unwrap_err();
+        assert!(matches!(error, ManifestError::Config(_)), "{error}");
     }
 
     #[test]
@@ -144,8 +203,8 @@ mod tests {
             Manifest::parse(text.replace(from, to).as_bytes()).unwrap_err()
         };
         assert!(matches!(
-            parse("\"version\": 1", "\"version\": 2"),
-            ManifestError::Version(2)
+            parse("\"version\": 2", "\"version\": 3"),
+            ManifestError::Version(3)
         ));
         assert!(matches!(
             parse("\"used\"", "\"usde\""),

@@ -44,6 +44,18 @@ impl<'a> EntryPath<'a> {
         Ok(Self { raw, components })
     }
 
+    /// As [`Self::parse`], but a leading slash is the root of the image: what every program that
+    /// unpacks images makes of it, and harmless where no kernel resolves a path.
+    pub(crate) fn parse_rooted(raw: &'a [u8], limits: &Limits) -> Result<Self, ImportError> {
+        if raw.first() != Some(&b'/') || raw.len() > limits.max_path_len {
+            return Self::parse(raw, limits);
+        }
+        let start = raw.iter().position(|byte| *byte != b'/');
+        let relative = start.map_or(&b"."[..], |start| &raw[start..]);
+        let Self { components, .. } = Self::parse(relative, limits)?;
+        Ok(Self { raw, components })
+    }
+
     /// The path as the source spells it.
     pub(crate) fn raw(&self) -> &'a [u8] {
         self.raw
@@ -105,6 +117,16 @@ mod tests {
         ] {
             assert_eq!(parse(odd).unwrap(), [odd]);
         }
+    }
+
+    #[test]
+    fn a_leading_slash_is_the_root_of_an_image() {
+        let limits = Limits::default();
+        let parse =
+            |raw| EntryPath::parse_rooted(raw, &limits).map(|path| path.components.concat());
+        assert_eq!(parse(b"//a/").unwrap(), b"a");
+        assert_eq!(parse(b"/").unwrap(), b"");
+        assert!(parse(b"/../a").is_err() && parse(b"").is_err());
     }
 
     // covers R57, R63

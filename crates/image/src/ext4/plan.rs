@@ -119,7 +119,13 @@ impl<'t> Plan<'t> {
             Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) => 0,
         };
         let is_directory = matches!(node.kind, Kind::Directory(_));
-        if !is_directory && self.inodes[Tree::index(planned.node)].1 > MAX_LINKS {
+        let names = self.inodes[Tree::index(planned.node)].1;
+        let limit = self.tree.limits().max_links;
+        if !is_directory && limit < MAX_LINKS && names > limit {
+            let what = "names of one file";
+            return Err(ImportError::limit(&self.path(index), limit.into(), what));
+        }
+        if !is_directory && names > MAX_LINKS {
             return Err(ImportError::refused(
                 &self.path(index),
                 Refusal::TooManyLinks,

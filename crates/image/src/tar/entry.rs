@@ -63,7 +63,11 @@ impl Entry {
         };
         let mode: u32 = parse_unsigned(&old.mode).ok_or("an entry's mode is malformed")?;
         let meta = Meta {
-            mode: u16::try_from(mode & 0o7777).unwrap_or(0),
+            mode: match header.entry_type().as_byte() {
+                // Linux has no others, whatever the archive says.
+                b'2' => 0o777,
+                _ => u16::try_from(mode & 0o7777).unwrap_or(0),
+            },
             uid: id(pax.uid, &old.uid)?,
             gid: id(pax.gid, &old.gid)?,
             mtime: match pax.mtime {

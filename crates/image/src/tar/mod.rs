@@ -1,152 +1,172 @@
 //! A tar archive as a source: parsed here block by block, merged into the tree, contents spooled.
 //!
 //! ```text
-//!  header ── x, g ─→ pax records ──┐
-//!    │  └─── L, K ─→ long names ───┴→ kept for the next entry
-//!    ├─ entry ──→ tree.insert / hard_link, content → spool
-//!    └─ zeros ──→ end marker: only zeros may follow, up to the end of the stream
+//!  headers: header ── x, g ─→ pax records ──┐
+//!             │  └─── L, K ─→ long names ───┴→ kept for the next entry
+//!             ├─ entry ──→ tree.insert / hard_link, content → spool
+//!             │            of a layer also tree.hide / tree.hide_children
+//!             └─ zeros ──→ end marker: only zeros may follow, up to the end of the stream
+//!  index:   the same headers, kept as names and offsets
 //! ```
 //!
 //! Of the `tar` crate only the header's fields are used. Its iterator would read an extension header
 //! of any size into memory, and takes an archive cut at an entry's end for a whole one.
 
 mod entry;
+mod headers;
+mod index;
 mod number;
 mod pax;
 mod sparse;
 mod stream;
+mod whiteout;
 
 use std::io::Read;
 
 use self::entry::{Entry, EntryKind};
-use self::pax::Pax;
+use self::headers::Headers;
+pub(crate) use self::index::{Member, index};
 use self::sparse::Segment;
-use self::stream::{BLOCK, Stream};
+use self::stream::Stream;
+use self::whiteout::Meaning;
 use crate::error::{ImportError, Refusal, show};
 use crate::ext4::Watch;
-use crate::job::Skipped;
+use crate::job::{Limits, Skipped};
 use crate::name::EntryPath;
 use crate::node::{Children, Content, Device, Kind, Meta, Node};
+use crate::oci::Hasher;
 use crate::spool::{Blocks, Spool};
 use crate::tree::Tree;
 
-/// An extension header is no longer than this, in bytes.
-const MAX_EXTENSION: u64 = 1 << 20;
+/// So many entries that were left out are named, and the others counted.
+const MAX_SKIPPED: usize = 1000;
+
+/// Where an archive goes.
+pub(crate) struct Destination<'a> {
+    pub(crate) tree: &'a mut Tree,
+    pub(crate) spool: &'a mut Spool,
+    pub(crate) watch: Watch<'a>,
+    pub(crate) skipped: &'a mut Vec<Skipped>,
+    /// Bytes that progress counts before this archive.
+    pub(crate) before: u64,
+}
 
 /// Reads a whole archive into the tree and the spool.
 ///
 /// # Errors
 /// For what is no tar, is cut short, is damaged, or has an entry that an image must not have.
-pub(crate) fn read(
-    reader: impl Read,
-    tree: &mut Tree,
-    spool: &mut Spool,
-    watch: Watch<'_>,
-    skipped: &mut Vec<Skipped>,
-) -> Result<(), ImportError> {
-    let limits = *tree.limits();
-    // Content, and one header block with a few extensions an entry.
-    let most = limits.max_entries.saturating_mul(4096);
-    let stream = Stream::open(reader, limits.max_bytes.saturating_add(most))?;
-    let mut reading = Reading {
-        stream,
-        tree,
-        spool,
-        watch,
-        skipped,
-        buffer: Vec::new(),
-        chunk: vec![0; 64 << 10],
-    };
+pub(crate) fn read(reader: impl Read, to: Destination<'_>) -> Result<(), ImportError> {
+    let stream = Stream::open(reader, most_bytes(to.tree.limits()), None)?;
+    let mut reading = Reading::new(Headers::new(stream, true), to, false);
     reading.entries()?;
-    reading.stream.expect_only_zeros()
+    reading.headers.stream.expect_only_zeros()
+}
+
+/// Reads one layer of an image into the tree, on top of those before it.
+///
+/// Gives back the hasher with what the layer decompresses to, and how many bytes that is. An archive
+/// without an end marker is whole here: what the hasher says is checked by the caller.
+///
+/// # Errors
+/// As [`read`], and for whiteouts that hide nothing that can be.
+pub(crate) fn read_layer(
+    reader: impl Read,
+    hasher: Hasher,
+    to: Destination<'_>,
+) -> Result<(Option<Hasher>, u64), ImportError> {
+    let stream = Stream::open(reader, most_bytes(to.tree.limits()), Some(hasher))?;
+    to.tree.begin_layer()?;
+    let mut reading = Reading::new(Headers::new(stream, false), to, true);
+    reading.entries()?;
+    reading.headers.stream.expect_only_zeros()?;
+    reading.to.tree.end_layer()?;
+    let stream = reading.headers.stream;
+    let bytes = stream.offset();
+    Ok((stream.into_hasher(), bytes))
+}
+
+/// The last of the bounds on a decompressed archive: content, and a page of headers an entry.
+fn most_bytes(limits: &Limits) -> u64 {
+    let headers = limits.max_entries.saturating_mul(8 << 10);
+    limits
+        .max_bytes
+        .saturating_add(headers)
+        .saturating_add(64 << 20)
 }
 
 struct Reading<'a, 'r> {
-    stream: Stream<'r>,
-    tree: &'a mut Tree,
-    spool: &'a mut Spool,
-    watch: Watch<'a>,
-    skipped: &'a mut Vec<Skipped>,
+    headers: Headers<'r>,
+    to: Destination<'a>,
+    is_layer: bool,
     buffer: Vec<u8>,
     chunk: Vec<u8>,
 }
 
-impl Reading<'_, '_> {
+impl<'a, 'r> Reading<'a, 'r> {
+    fn new(headers: Headers<'r>, to: Destination<'a>, is_layer: bool) -> Self {
+        Self {
+            headers,
+            to,
+            is_layer,
+            buffer: Vec::new(),
+            chunk: vec![0; 64 << 10],
+        }
+    }
+
     fn entries(&mut self) -> Result<(), ImportError> {
-        let mut global = Pax::default();
-        let mut pax = Pax::default();
-        while let Some(header) = self.next_header()? {
-            let kind = header.entry_type().as_byte();
-            match kind {
-                b'x' => {
-                    let records = self.extension(&header)?;
-                    pax.merge(&records)
-                        .map_err(|why| self.stream.corrupt(why))?;
-                }
-                b'g' => {
-                    let records = self.extension(&header)?;
-                    global
-                        .merge(&records)
-                        .map_err(|why| self.stream.corrupt(why))?;
-                    pax = global.clone();
-                }
-                b'L' => pax.path = Some(until_nul(self.extension(&header)?)),
-                b'K' => pax.link_path = Some(until_nul(self.extension(&header)?)),
-                _ => {
-                    let extensions = std::mem::replace(&mut pax, global.clone());
-                    self.entry(&header, extensions)?;
-                }
-            }
-            self.watch
-                .progress
-                .advance(self.stream.offset(), self.tree.entries());
+        while let Some((header, entry)) = self.headers.next(self.to.watch.cancel)? {
+            self.entry(&header, entry)?;
+            self.advance();
         }
         Ok(())
     }
 
-    /// The next header; `None` at the end marker.
-    fn next_header(&mut self) -> Result<Option<::tar::Header>, ImportError> {
-        self.watch.cancel.check()?;
-        let first = self.stream.offset() == 0;
-        let mut block = [0; BLOCK];
-        self.stream.read_header_block(&mut block)?;
-        if block == [0; BLOCK] {
-            return Ok(None);
-        }
-        let header = ::tar::Header::from_byte_slice(&block).clone();
-        let sum: u64 = (0..BLOCK)
-            .map(|at| match at {
-                148..156 => u64::from(b' '),
-                _ => u64::from(block[at]),
-            })
-            .sum();
-        if number::parse(&header.as_old().cksum) != Some(sum.into()) {
-            return Err(match first {
-                true => ImportError::NotATar("its first block is no tar header"),
-                false => self.stream.corrupt("a header's checksum is wrong"),
-            });
-        }
-        Ok(Some(header))
+    fn advance(&self) {
+        let bytes = self.to.before + self.headers.stream.offset();
+        let entries = self.to.tree.entries();
+        self.to.watch.progress.advance(bytes, entries);
     }
 
-    /// The bytes of an extension header.
-    fn extension(&mut self, header: &::tar::Header) -> Result<Vec<u8>, ImportError> {
-        let size = entry::size(header).map_err(|why| self.stream.corrupt(why))?;
-        if size > MAX_EXTENSION {
-            return Err(self
-                .stream
-                .corrupt("an extension header is longer than 1 MiB"));
+    /// Leaves an entry out, with what it has stored; that counts as content all the same.
+    fn leave_out(&mut self, entry: &Entry, why: Option<&str>) -> Result<(), ImportError> {
+        self.to.tree.admit_left_out(&entry.path, entry.stored)?;
+        if let Some(why) = why {
+            note(self.to.skipped, &entry.path, why);
         }
-        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        self.stream.read_exact(&mut bytes)?;
-        self.stream.skip_padding(size)?;
-        Ok(bytes)
+        self.headers.stream.skip(entry.stored)?;
+        self.headers.stream.skip_padding(entry.stored)
     }
 
-    fn entry(&mut self, header: &::tar::Header, pax: Pax) -> Result<(), ImportError> {
-        let entry = Entry::new(header, pax).map_err(|why| self.stream.corrupt(why))?;
-        let limits = *self.tree.limits();
-        let path = EntryPath::parse(&entry.path, &limits)?;
+    /// What a layer's entry hides, where it is no entry but a whiteout; true then.
+    fn whiteout(&mut self, path: &EntryPath<'_>, entry: &Entry) -> Result<bool, ImportError> {
+        let directory = matches!(entry.kind, EntryKind::Directory);
+        match whiteout::meaning(path.components(), directory) {
+            Meaning::Entry => return Ok(false),
+            Meaning::Hides(name) => self.to.tree.hide(path, name)?,
+            Meaning::HidesChildren => self.to.tree.hide_children(path)?,
+            Meaning::Nothing(why) => return self.leave_out(entry, Some(why)).map(|()| true),
+            Meaning::Malformed => {
+                let why = Refusal::MalformedWhiteout;
+                return Err(ImportError::refused(path.raw(), why));
+            }
+        }
+        self.leave_out(entry, None)?;
+        Ok(true)
+    }
+
+    fn entry(&mut self, header: &::tar::Header, entry: Entry) -> Result<(), ImportError> {
+        let limits = *self.to.tree.limits();
+        let parse = match self.is_layer {
+            true => EntryPath::parse_rooted,
+            false => EntryPath::parse,
+        };
+        let path = parse(&entry.path, &limits)?;
+        if self.is_layer && self.whiteout(&path, &entry)? {
+            return Ok(());
+        }
+        if let EntryKind::Ignored(why) = entry.kind {
+            return self.leave_out(&entry, why);
+        }
         let refused = |why: Refusal| ImportError::refused(&entry.path, why);
         let meta = entry.meta;
         let kind = match entry.kind {
@@ -156,7 +176,7 @@ impl Reading<'_, '_> {
                 return self.insert(&path, meta, kind);
             }
             EntryKind::GnuSparse { real_size } => {
-                let segments = sparse::gnu(header, &mut self.stream)?;
+                let segments = sparse::gnu(header, &mut self.headers.stream)?;
                 let kind = self.file(&path, &segments, real_size, entry.stored)?;
                 return self.insert(&path, meta, kind);
             }
@@ -166,30 +186,21 @@ impl Reading<'_, '_> {
                 return self.insert(&path, meta, kind);
             }
             EntryKind::PaxSparseInline { real_size } => {
-                let (segments, used) = sparse::inline(&mut self.stream, entry.stored)?;
+                let (segments, used) = sparse::inline(&mut self.headers.stream, entry.stored)?;
                 let kind = self.file(&path, &segments, real_size, entry.stored - used)?;
                 return self.insert(&path, meta, kind);
             }
             EntryKind::HardLink(target) => {
-                let target = EntryPath::parse(&target, &limits).map_err(|error| match error {
+                let target = parse(&target, &limits).map_err(|error| match error {
                     ImportError::Refused { why, .. } => {
                         let both = [&entry.path[..], b" (link to ", &target, b")"].concat();
                         ImportError::refused(&both, why)
                     }
                     other => other,
                 })?;
-                return self.tree.hard_link(&path, &target);
+                return self.to.tree.hard_link(&path, &target);
             }
-            EntryKind::Ignored(why) => {
-                if let Some(why) = why {
-                    self.skipped.push(Skipped {
-                        entry: show(&entry.path),
-                        why: why.to_owned(),
-                    });
-                }
-                self.stream.skip(entry.stored)?;
-                return self.stream.skip_padding(entry.stored);
-            }
+            EntryKind::Ignored(_) => return Ok(()),
             EntryKind::Directory => Kind::Directory(Children::new()),
             EntryKind::Symlink(target) => Kind::Symlink(target.into()),
             EntryKind::Fifo => Kind::Fifo,
@@ -204,7 +215,7 @@ impl Reading<'_, '_> {
     }
 
     fn insert(&mut self, path: &EntryPath<'_>, meta: Meta, kind: Kind) -> Result<(), ImportError> {
-        self.tree.insert(path, Node { meta, kind })?;
+        self.to.tree.insert(path, Node { meta, kind })?;
         Ok(())
     }
 
@@ -216,43 +227,48 @@ impl Reading<'_, '_> {
         size: u64,
         stored: u64,
     ) -> Result<Kind, ImportError> {
-        sparse::check(segments, size, stored).map_err(|why| self.stream.corrupt(why))?;
-        self.tree.admit_content(path.raw(), size)?;
-        let mut blocks = Blocks::new(self.spool, &mut self.buffer);
+        sparse::check(segments, size, stored).map_err(|why| self.headers.stream.corrupt(why))?;
+        self.to.tree.admit_content(path.raw(), size)?;
+        let mut blocks = Blocks::new(self.to.spool, &mut self.buffer);
         let mut at = 0;
         for segment in segments {
             blocks.skip(segment.offset - at)?;
             let mut left = segment.length;
             while left > 0 {
-                self.watch.cancel.check()?;
+                self.to.watch.cancel.check()?;
                 let take = usize::try_from(left)
                     .unwrap_or(usize::MAX)
                     .min(self.chunk.len());
                 let chunk = &mut self.chunk[..take];
-                self.stream.read_exact(chunk)?;
+                self.headers.stream.read_exact(chunk)?;
                 blocks.write(chunk)?;
                 left -= take as u64;
-                self.watch
-                    .progress
-                    .advance(self.stream.offset(), self.tree.entries());
+                let bytes = self.to.before + self.headers.stream.offset();
+                let entries = self.to.tree.entries();
+                self.to.watch.progress.advance(bytes, entries);
             }
             at = segment.offset + segment.length;
         }
         blocks.finish()?;
-        self.stream.skip_padding(stored)?;
+        self.headers.stream.skip_padding(stored)?;
         Ok(Kind::File {
             size,
-            content: Content::Spooled(self.spool.take_runs()),
+            content: Content::Spooled(self.to.spool.take_runs()),
         })
     }
 }
 
-/// Long names of the GNU kind end in NUL.
-fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.last() == Some(&0) {
-        bytes.pop();
-    }
-    bytes
+/// Names what was left out, up to a number that a user may read.
+fn note(skipped: &mut Vec<Skipped>, entry: &[u8], why: &str) {
+    let (entry, why) = match skipped.len() {
+        0..MAX_SKIPPED => (show(entry), why.to_owned()),
+        MAX_SKIPPED => (
+            "…".to_owned(),
+            "more was left out than is named here".to_owned(),
+        ),
+        _ => return,
+    };
+    skipped.push(Skipped { entry, why });
 }
 
 #[cfg(test)]

@@ -57,7 +57,11 @@ pub(super) fn gnu(
     while more {
         let mut block = [0; BLOCK];
         stream.read_exact(&mut block)?;
+        let before = segments.len();
         add_gnu(&mut segments, &block[..504], stream)?;
+        if segments.len() == before {
+            return Err(stream.corrupt("a sparse file's map has an empty part"));
+        }
         more = block[504] != 0;
     }
     Ok(segments)

@@ -1,53 +1,85 @@
-//! The byte stream below the archive: sniffed, decompressed, counted and bounded.
+//! The byte stream below the archive: decompressed, counted, hashed and bounded.
 
-use std::io::{self, BufReader, Cursor, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 
+use crate::compression::{self, SniffError};
 use crate::error::ImportError;
+use crate::oci::Hasher;
 
+/// What crosses a limit where no one entry does.
+pub(super) const WHOLE: &[u8] = b"(the whole archive)";
 /// Tar's block size, in bytes.
 pub(super) const BLOCK: usize = 512;
+/// No more zeros than these follow an archive's end, in bytes; GNU tar's largest blocks are smaller.
+const MAX_PADDING: u64 = 16 << 20;
 
 /// The decompressed archive.
 pub(super) struct Stream<'r> {
-    inner: Box<dyn Read + 'r>,
+    inner: Inner<'r>,
     offset: u64,
     limit: u64,
+    hasher: Option<Hasher>,
+}
+
+enum Inner<'r> {
+    /// A stream, decompressed.
+    Reader(Box<dyn Read + 'r>),
+    /// A plain file, where skipping is no reading.
+    File {
+        file: BufReader<&'r File>,
+        size: u64,
+    },
+}
+
+impl Read for Inner<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Reader(reader) => reader.read(bytes),
+            Self::File { file, .. } => file.read(bytes),
+        }
+    }
 }
 
 impl<'r> Stream<'r> {
-    /// Looks at the first bytes and puts the right decompressor in front.
-    pub(super) fn open(mut reader: impl Read + 'r, limit: u64) -> Result<Self, ImportError> {
-        let mut magic = Vec::new();
-        reader
-            .by_ref()
-            .take(6)
-            .read_to_end(&mut magic)
-            .map_err(|source| ImportError::ReadTar {
+    /// Looks at the first bytes and puts the right decompressor in front. What comes out of it is
+    /// also given to the hasher.
+    pub(super) fn open(
+        reader: impl Read + 'r,
+        limit: u64,
+        hasher: Option<Hasher>,
+    ) -> Result<Self, ImportError> {
+        let reader = compression::decoder(reader).map_err(|error| match error {
+            SniffError::Unknown(why) => ImportError::NotATar(why),
+            SniffError::Read(source) => ImportError::ReadTar {
                 at: "at its start".to_owned(),
                 source,
-            })?;
-        let kind = Compression::sniff(&magic)?;
-        let whole = BufReader::with_capacity(256 << 10, Cursor::new(magic).chain(reader));
-        let inner: Box<dyn Read + 'r> = match kind {
-            Compression::None => Box::new(whole),
-            Compression::Gzip => {
-                let decoder = flate2::bufread::MultiGzDecoder::new(whole);
-                Box::new(BufReader::with_capacity(64 << 10, decoder))
-            }
-            Compression::Zstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(whole);
-                let decoder = decoder.map_err(|source| ImportError::ReadTar {
-                    at: "at its start".to_owned(),
-                    source,
-                })?;
-                Box::new(BufReader::with_capacity(64 << 10, decoder))
-            }
-        };
+            },
+        })?;
         Ok(Self {
-            inner,
+            inner: Inner::Reader(reader),
             offset: 0,
             limit,
+            hasher,
         })
+    }
+
+    /// An archive that is not compressed, from its file's start.
+    pub(super) fn seekable(file: &'r File) -> io::Result<Self> {
+        let mut reader = BufReader::with_capacity(4096, file);
+        io::Seek::rewind(&mut reader)?;
+        let size = file.metadata()?.len();
+        Ok(Self {
+            inner: Inner::File { file: reader, size },
+            offset: 0,
+            limit: u64::MAX,
+            hasher: None,
+        })
+    }
+
+    /// The hasher, with all that was read.
+    pub(super) fn into_hasher(self) -> Option<Hasher> {
+        self.hasher
     }
 
     /// Decompressed bytes read so far.
@@ -67,12 +99,18 @@ impl<'r> Stream<'r> {
         format!("after {} bytes", self.offset)
     }
 
-    /// Reads a block where a header or the end marker must be.
-    pub(super) fn read_header_block(&mut self, block: &mut [u8; BLOCK]) -> Result<(), ImportError> {
+    /// Reads a block where a header or the end marker must be; false at the end of the stream, which
+    /// is an error where the marker is `required`.
+    pub(super) fn read_header_block(
+        &mut self,
+        block: &mut [u8; BLOCK],
+        required: bool,
+    ) -> Result<bool, ImportError> {
         let start = self.offset;
         let got = self.fill(block)?;
         match (got, start) {
-            (BLOCK, _) => Ok(()),
+            (BLOCK, _) => Ok(true),
+            (0, 1..) if !required => Ok(false),
             (_, 0) => Err(ImportError::NotATar("it is shorter than one block")),
             (0, _) => Err(ImportError::Truncated(format!(
                 "after {start} bytes, without the end marker"
@@ -97,6 +135,22 @@ impl<'r> Stream<'r> {
 
     /// Reads bytes and forgets them.
     pub(super) fn skip(&mut self, mut bytes: u64) -> Result<(), ImportError> {
+        if let Inner::File { file, size } = &mut self.inner {
+            let end = self.offset.checked_add(bytes).filter(|end| end <= size);
+            let (Some(end), Ok(relative)) = (end, i64::try_from(bytes)) else {
+                return Err(self.truncated());
+            };
+            return match file.seek_relative(relative) {
+                Ok(()) => {
+                    self.offset = end;
+                    Ok(())
+                }
+                Err(source) => {
+                    let at = self.place();
+                    Err(ImportError::ReadTar { at, source })
+                }
+            };
+        }
         let mut sink = [0; 16 << 10];
         while bytes > 0 {
             let take = usize::try_from(bytes).unwrap_or(usize::MAX).min(sink.len());
@@ -109,8 +163,13 @@ impl<'r> Stream<'r> {
     /// After the end marker: padding may follow, nothing else.
     pub(super) fn expect_only_zeros(&mut self) -> Result<(), ImportError> {
         let mut bytes = [0; 16 << 10];
+        let start = self.offset;
         loop {
             let got = self.fill(&mut bytes)?;
+            if self.offset - start > MAX_PADDING {
+                let what = "bytes of zeros after the archive's end";
+                return Err(ImportError::limit(WHOLE, MAX_PADDING, what));
+            }
             if bytes[..got].iter().any(|byte| *byte != 0) {
                 return Err(ImportError::TrailingData);
             }
@@ -145,35 +204,15 @@ impl<'r> Stream<'r> {
         }
         if self.offset > self.limit {
             let what = "decompressed bytes";
-            return Err(ImportError::limit(b"(the whole archive)", self.limit, what));
+            return Err(ImportError::limit(WHOLE, self.limit, what));
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..got]);
         }
         Ok(got)
     }
 
     fn truncated(&self) -> ImportError {
         ImportError::Truncated(format!("{}, inside an entry", self.place()))
-    }
-}
-
-enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
-impl Compression {
-    fn sniff(magic: &[u8]) -> Result<Self, ImportError> {
-        match magic {
-            [] => Err(ImportError::NotATar("it is empty")),
-            [0x1f, 0x8b, ..] => Ok(Self::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
-            [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(ImportError::NotATar(
-                "it is compressed with xz; pipe it through \"xz -dc\"",
-            )),
-            [b'B', b'Z', b'h', ..] => Err(ImportError::NotATar(
-                "it is compressed with bzip2; pipe it through \"bzip2 -dc\"",
-            )),
-            _ => Ok(Self::None),
-        }
     }
 }

@@ -1,12 +1,12 @@
 //! A place for one import, and the eyes to look into its image.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cowslip_image::{
-    Cancel, ImportError, Imported, Job, Limits, NoProgress, Owners, Progress, Sizing,
-    import_directory, import_tar,
+    Cancel, Image, ImportError, Imported, Job, Limits, NoProgress, Owners, Progress, Sizing,
+    check_image, import_directory, import_image, import_tar,
 };
 
 pub(crate) struct Bench {
@@ -45,16 +45,7 @@ impl Bench {
         progress: &dyn Progress,
         import: impl FnOnce(&Job<'_>) -> Result<Imported, ImportError>,
     ) -> Result<Imported, ImportError> {
-        let result = import(&Job {
-            work_dir: &self.path("work"),
-            output: &self.image(),
-            label: "cowslip",
-            limits: self.limits,
-            sizing: self.sizing,
-            owners: Owners::Keep,
-            progress,
-            cancel: &self.cancel,
-        });
+        let result = self.job_watched(progress, import);
         match &result {
             Ok(imported) => {
                 assert_clean(&self.image());
@@ -73,6 +64,32 @@ impl Bench {
             }
         }
         result
+    }
+
+    /// A job for what makes no image.
+    pub(crate) fn job<T>(&self, make: impl FnOnce(&Job<'_>) -> T) -> T {
+        self.job_watched(&NoProgress, make)
+    }
+
+    fn job_watched<T>(&self, progress: &dyn Progress, make: impl FnOnce(&Job<'_>) -> T) -> T {
+        make(&Job {
+            work_dir: &self.path("work"),
+            output: &self.image(),
+            label: "cowslip",
+            limits: self.limits,
+            sizing: self.sizing,
+            owners: Owners::Keep,
+            progress,
+            cancel: &self.cancel,
+        })
+    }
+
+    pub(crate) fn image_of(&self, image: &Image) -> Result<Imported, ImportError> {
+        self.run(&NoProgress, |job| import_image(image, job))
+    }
+
+    pub(crate) fn checked(&self, image: &Image) -> Result<u64, ImportError> {
+        self.job(|job| check_image(image, job))
     }
 
     pub(crate) fn tar(&self, reader: impl Read) -> Result<Imported, ImportError> {
@@ -141,6 +158,18 @@ pub(crate) fn gnu_tar(directory: &Path, arguments: &[&str]) -> Vec<u8> {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     output.stdout
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// An archive in the making, names taken as they are.

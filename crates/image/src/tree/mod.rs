@@ -2,7 +2,11 @@
 //!
 //! A path is looked up in maps, never by a kernel. Nodes live in an arena, so a hard link is two
 //! names with one [`NodeId`]. A later entry replaces an earlier one, whatever its type was.
+//! A layer of an image is collected beside the tree and put on it when it is whole ([`layer`]).
 
+mod layer;
+
+use self::layer::Layer;
 use crate::error::{ImportError, Refusal};
 use crate::job::Limits;
 use crate::name::EntryPath;
@@ -19,6 +23,8 @@ pub(crate) struct Tree {
     entries: u64,
     content_bytes: u64,
     text_bytes: u64,
+    /// The layer that is being read; entries go there then.
+    layer: Option<Layer>,
 }
 
 /// The root of every tree.
@@ -37,6 +43,7 @@ impl Tree {
             entries: 0,
             content_bytes: 0,
             text_bytes: 0,
+            layer: None,
         }
     }
 
@@ -92,6 +99,17 @@ impl Tree {
         }
     }
 
+    /// Counts an entry that is not kept, and what it has stored.
+    pub(crate) fn admit_left_out(&mut self, path: &[u8], bytes: u64) -> Result<(), ImportError> {
+        self.count_entry(path)?;
+        self.admit_content(path, bytes)
+    }
+
+    /// Where entries go: the root, or that of the layer that is being read.
+    fn base(&self) -> NodeId {
+        self.layer.as_ref().map_or(ROOT, |layer| layer.root)
+    }
+
     /// Puts a node at a path, replacing what is there.
     ///
     /// A directory over a directory keeps its children and gets the new metadata. Missing parents
@@ -106,8 +124,10 @@ impl Tree {
         let Some((parents, name)) = path.split_last() else {
             return match node.kind {
                 Kind::Directory(_) => {
-                    self.nodes[0].meta = node.meta;
-                    Ok(ROOT)
+                    let base = self.base();
+                    self.nodes[base.0 as usize].meta = node.meta;
+                    self.name_explicitly(base);
+                    Ok(base)
                 }
                 _ => Err(ImportError::refused(path.raw(), Refusal::RootNotDirectory)),
             };
@@ -120,6 +140,7 @@ impl Tree {
             } = &mut self.nodes[existing.0 as usize]
         {
             *meta = node.meta;
+            self.name_explicitly(existing);
             return Ok(existing);
         }
         let id = self.push(path.raw(), node)?;
@@ -133,7 +154,10 @@ impl Tree {
         path: &EntryPath<'_>,
         target: &EntryPath<'_>,
     ) -> Result<(), ImportError> {
-        let found = self.lookup(target.components());
+        let found = match &self.layer {
+            Some(layer) => self.lookup_through(layer, target.components()),
+            None => self.lookup(target.components()),
+        };
         let refused = |why| Err(ImportError::refused(path.raw(), why));
         let Some(id) = found else {
             return refused(Refusal::MissingLinkTarget);
@@ -212,7 +236,7 @@ impl Tree {
         path: &EntryPath<'_>,
         parents: &[&[u8]],
     ) -> Result<NodeId, ImportError> {
-        let mut dir = ROOT;
+        let mut dir = self.base();
         for name in parents {
             dir = match self.child(dir, name) {
                 Some(next) => match self.node(next).kind {
@@ -234,6 +258,7 @@ impl Tree {
                     };
                     let id = self.push(path.raw(), node)?;
                     self.link(dir, name, id);
+                    self.name_implicitly(id);
                     id
                 }
             };
@@ -247,14 +272,33 @@ impl Tree {
             Kind::Symlink(target) => target.len(),
             _ => 0,
         };
-        let xattrs: usize = node
-            .meta
-            .xattrs
-            .iter()
-            .map(|x| x.name.len() + x.value.len())
-            .sum();
+        let xattrs = self.weigh_xattrs(path, &node.meta)?;
         self.admit_text(path.raw(), (name + target + xattrs) as u64)?;
         self.count_entry(path.raw())
+    }
+
+    /// Bytes of an entry's extended attributes, within their bounds.
+    fn weigh_xattrs(&self, path: &EntryPath<'_>, meta: &Meta) -> Result<usize, ImportError> {
+        let limits = &self.limits;
+        if meta.xattrs.len() > limits.max_xattrs {
+            let what = "extended attributes of one entry";
+            return Err(ImportError::limit(
+                path.raw(),
+                limits.max_xattrs as u64,
+                what,
+            ));
+        }
+        let xattrs = meta.xattrs.iter();
+        let bytes = xattrs.map(|x| x.name.len() + x.value.len()).sum();
+        if bytes > limits.max_xattr_bytes {
+            let what = "bytes of extended attributes of one entry";
+            return Err(ImportError::limit(
+                path.raw(),
+                limits.max_xattr_bytes as u64,
+                what,
+            ));
+        }
+        Ok(bytes)
     }
 
     fn admit_text(&mut self, path: &[u8], bytes: u64) -> Result<(), ImportError> {
@@ -299,120 +343,4 @@ fn check_shape(path: &EntryPath<'_>, node: &Node) -> Result<(), ImportError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tree() -> Tree {
-        Tree::new(Limits {
-            max_entries: 10,
-            max_bytes: 100,
-            ..Limits::default()
-        })
-    }
-
-    fn put(tree: &mut Tree, path: &str, kind: Kind) -> Result<NodeId, ImportError> {
-        let limits = *tree.limits();
-        let path = EntryPath::parse(path.as_bytes(), &limits)?;
-        let meta = Meta::default();
-        tree.insert(&path, Node { meta, kind })
-    }
-
-    fn link(tree: &mut Tree, path: &str, target: &str) -> Result<(), ImportError> {
-        let limits = *tree.limits();
-        let path = EntryPath::parse(path.as_bytes(), &limits)?;
-        let target = EntryPath::parse(target.as_bytes(), &limits)?;
-        tree.hard_link(&path, &target)
-    }
-
-    fn dir() -> Kind {
-        Kind::Directory(Children::new())
-    }
-
-    fn symlink(target: &str) -> Kind {
-        Kind::Symlink(target.as_bytes().into())
-    }
-
-    fn refusal<T: std::fmt::Debug>(result: Result<T, ImportError>) -> Refusal {
-        match result {
-            Err(ImportError::Refused { why, .. }) => why,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    // covers R59
-    #[test]
-    fn nothing_is_written_through_a_symbolic_link() {
-        let mut tree = tree();
-        put(&mut tree, "etc", dir()).unwrap();
-        put(&mut tree, "out", symlink("/etc")).unwrap();
-        let through = put(&mut tree, "out/passwd", Kind::Fifo);
-        assert_eq!(refusal(through), Refusal::ThroughSymlink);
-        assert_eq!(
-            refusal(link(&mut tree, "out/x", "out")),
-            Refusal::ThroughSymlink
-        );
-        assert_eq!(
-            refusal(link(&mut tree, "x", "out/hosts")),
-            Refusal::MissingLinkTarget
-        );
-    }
-
-    #[test]
-    fn the_last_entry_wins_whatever_its_type() {
-        let mut tree = tree();
-        put(&mut tree, "a", dir()).unwrap();
-        put(&mut tree, "a/b", Kind::Fifo).unwrap();
-        put(&mut tree, "a", dir()).unwrap();
-        assert!(tree.lookup(&[b"a", b"b"]).is_some());
-        put(&mut tree, "a", symlink("b")).unwrap();
-        assert!(tree.lookup(&[b"a", b"b"]).is_none());
-        put(&mut tree, "a", dir()).unwrap();
-        assert_eq!(tree.children(tree.lookup(&[b"a"]).unwrap()).count(), 0);
-    }
-
-    #[test]
-    fn a_hard_link_to_itself_keeps_the_file() {
-        let mut tree = tree();
-        let id = put(&mut tree, "a", Kind::Fifo).unwrap();
-        link(&mut tree, "a", "a").unwrap();
-        assert_eq!(tree.lookup(&[b"a"]), Some(id));
-        put(&mut tree, "d", dir()).unwrap();
-        assert_eq!(refusal(link(&mut tree, "e", "d")), Refusal::LinkToDirectory);
-    }
-
-    #[test]
-    fn limits_name_the_entry() {
-        let mut tree = tree();
-        let deep = "a/b/c/d/e/f/g/h/i/j/k";
-        let error = put(&mut tree, deep, Kind::Fifo).unwrap_err().to_string();
-        assert!(
-            error.contains(deep) && error.contains("10 entries"),
-            "{error}"
-        );
-        assert!(tree.admit_content(b"x", 100).is_ok());
-        assert!(tree.admit_content(b"x", 1).is_err());
-        assert!(tree.admit_content(b"x", u64::MAX).is_err());
-    }
-
-    #[test]
-    fn odd_shapes_are_refused() {
-        let mut tree = tree();
-        assert_eq!(
-            refusal(put(&mut tree, ".", Kind::Fifo)),
-            Refusal::RootNotDirectory
-        );
-        assert_eq!(
-            refusal(put(&mut tree, "x", symlink(""))),
-            Refusal::BadLinkTarget
-        );
-        assert_eq!(
-            refusal(put(&mut tree, "lost+found", Kind::Fifo)),
-            Refusal::LostAndFound
-        );
-        put(&mut tree, "f", Kind::Fifo).unwrap();
-        assert_eq!(
-            refusal(put(&mut tree, "f/x", Kind::Fifo)),
-            Refusal::ThroughNonDirectory
-        );
-    }
-}
+mod tests;
