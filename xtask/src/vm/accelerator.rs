@@ -135,7 +135,7 @@ fn trial(
         &status,
         Bounds {
             whole: BOUND,
-            up: BOUND,
+            silence: BOUND,
         },
         |line| match line {
             "booted nested" => found = (Accelerator::Kvm, "guests boot on this host's KVM"),

@@ -14,8 +14,8 @@ use super::{VmError, disk, initramfs, target, tree};
 
 /// Machines that are tried for one command where emulation itself fails.
 const ATTEMPTS: u32 = 3;
-/// How long one may take until it tells that it is up; it takes ten seconds.
-const UP: Duration = Duration::from_secs(180);
+/// How long one may tell nothing: it tells that it is up after ten seconds, and every ten that it still is.
+const SILENCE: Duration = Duration::from_secs(180);
 /// How a kernel begins to tell of its fault.
 const FAULTS: [&str; 5] = [
     "BUG: ",
@@ -116,8 +116,9 @@ impl Drop for Place {
 
 impl Machine {
     /// Boots it, runs the command and gives its exit status. Emulated nested virtualisation breaks the
-    /// machine's kernel now and then (seen with QEMU 7.2: exceptions without end on the way out
-    /// of a guest), and on a busy host an emulated processor's timer may never come: then the command is run again, in a new machine, and that is said.
+    /// machine's kernel now and then (seen with QEMU 7.2: exceptions without end on the way out of a guest), and
+    /// all of its processors may spin without end, in its boot or later: then the command is run again, in a new
+    /// machine, and that is said.
     pub(super) fn run(&self, job: &Job) -> Result<u8, VmError> {
         let mut attempt = 1;
         loop {
@@ -127,7 +128,7 @@ impl Machine {
                     console,
                     ..
                 }) if attempt < ATTEMPTS && !job.interactive => eprintln!(
-                    "vm: the machine stalled in its boot, or its kernel broke in the vCPU of a guest: faults of \
+                    "vm: the machine stood still, or its kernel broke in the vCPU of a guest: faults of \
                      emulation; its console is in \"{}\"; run again ({} of {ATTEMPTS})",
                     console.display(),
                     attempt + 1
@@ -189,7 +190,7 @@ impl Machine {
         let mut code: Option<u8> = None;
         let bounds = Bounds {
             whole: self.bound,
-            up: UP,
+            silence: SILENCE,
         };
         let ending = watch::run(qemu, &status, bounds, |line| {
             if let Some(up) = line.strip_prefix("up ") {
@@ -236,7 +237,7 @@ fn conclude(
     }
     let why = match ending {
         Ending::Late => format!("its time of {} s was up", bound.as_secs()),
-        Ending::Silent => format!("it did not come up within {} s", UP.as_secs()),
+        Ending::Silent => format!("it stood still for {} s", SILENCE.as_secs()),
         Ending::Signal(signal) => {
             eprintln!(
                 "vm: ended by a signal; the kernel's console is in \"{}\"",

@@ -32,13 +32,13 @@ pub(super) enum Ending {
     Signal(Signal),
 }
 
-/// How long a machine may take, and what it tells first.
+/// How long a machine may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// In all.
     pub(super) whole: Duration,
-    /// Until it tells that it is up.
-    pub(super) up: Duration,
+    /// Without a word from it.
+    pub(super) silence: Duration,
 }
 
 /// Runs the machine, and gives each line that it writes to the pipe at `status`, which is made.
@@ -65,7 +65,6 @@ async fn watch(
 ) -> Result<Ending, VmError> {
     let mut lines = Lines {
         part: Vec::new(),
-        heard: false,
         on_line,
     };
     // Also open to write, so that it has no end while QEMU has yet to open it.
@@ -84,7 +83,7 @@ async fn watch(
     let spawned = command.kill_on_drop(true).spawn();
     let mut child = spawned.map_err(|source| VmError::Start { program, source })?;
     let mut late = pin!(tokio::time::sleep(bounds.whole));
-    let mut silent = pin!(tokio::time::sleep(bounds.up));
+    let mut silent = pin!(tokio::time::sleep(bounds.silence));
     let ending = loop {
         let told = std::future::poll_fn(|context| {
             let ready = signals
@@ -97,14 +96,17 @@ async fn watch(
                 ready.map_err(VmError::Wait)?;
                 let mut buffer = [0; 512];
                 match reader.try_read(&mut buffer) {
-                    Ok(count) => lines.take(&buffer[..count]),
+                    Ok(count) => {
+                        lines.take(&buffer[..count]);
+                        silent.as_mut().reset(tokio::time::Instant::now() + bounds.silence);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(VmError::Wait(error)),
                 }
             }
             status = child.wait() => break Ending::Exit(status.map_err(VmError::Wait)?),
             () = &mut late => break Ending::Late,
-            () = &mut silent, if !lines.heard => break Ending::Silent,
+            () = &mut silent => break Ending::Silent,
             signal = told => break Ending::Signal(signal),
         }
     };
@@ -136,8 +138,6 @@ async fn end(child: &mut Child) -> Result<(), VmError> {
 /// Puts lines together.
 struct Lines<F> {
     part: Vec<u8>,
-    /// Whether there was one.
-    heard: bool,
     on_line: F,
 }
 
@@ -148,7 +148,6 @@ impl<F: FnMut(&str)> Lines<F> {
                 let line = String::from_utf8_lossy(&self.part).into_owned();
                 (self.on_line)(line.trim());
                 self.part.clear();
-                self.heard = true;
             } else {
                 self.part.push(byte);
             }
@@ -162,7 +161,10 @@ mod tests {
 
     /// Runs a shell script in place of QEMU; `$1` is the pipe.
     fn watched(script: &str, whole: Duration) -> (Ending, Vec<String>) {
-        let bounds = Bounds { whole, up: LONG };
+        let bounds = Bounds {
+            whole,
+            silence: LONG,
+        };
         within(script, bounds)
     }
 
@@ -196,16 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn one_that_never_comes_up_is_ended() {
+    fn one_that_falls_silent_is_ended() {
         let bounds = Bounds {
             whole: LONG,
-            up: Duration::from_millis(300),
+            silence: Duration::from_millis(600),
         };
         assert_eq!(within("exec sleep 600", bounds).0, Ending::Silent);
-        let script = "echo up >\"$1\"; sleep 1; echo status 0 >\"$1\"";
-        let (ending, lines) = within(script, bounds);
+        let (ending, lines) = within("echo up >\"$1\"; exec sleep 600", bounds);
+        assert_eq!((ending, lines.len()), (Ending::Silent, 1));
+        let beats = "for beat in 1 2 3 4 5 6 7 8; do echo beat >\"$1\"; sleep 0.1; done";
+        let (ending, lines) = within(beats, bounds);
         assert!(matches!(ending, Ending::Exit(_)), "{ending:?}");
-        assert_eq!(lines.len(), 2);
+        assert_eq!(lines.len(), 8);
     }
 
     #[test]
