@@ -74,15 +74,22 @@ impl Instance {
             let last = String::from_utf8_lossy(&console[console.len().saturating_sub(2000)..]);
             eprintln!("--- the console of {:?}:\n{last}", sandbox.file_name());
         }
+        self.kill_all();
+        // Devices outlive processes: a run in the test VM fails for those that are left, and this try may be
+        // followed by another.
+        if self.shared || std::env::var_os("COWSLIP_IN_TEST_VM").is_some() {
+            // For the tests after it; the first failure is the one to tell.
+            let empty = std::panic::AssertUnwindSafe(|| self.empty());
+            let _ = std::panic::catch_unwind(empty);
+            self.kill_all();
+        }
+    }
+
+    fn kill_all(&self) {
         let mut marks = vec![self.base.path().display().to_string()];
         marks.extend(self.machine_mark());
         for (pid, _) in survivors::processes(&marks) {
             survivors::kill(pid);
-        }
-        if self.shared {
-            // For the tests after it; the first failure is the one to tell.
-            let empty = std::panic::AssertUnwindSafe(|| self.empty());
-            let _ = std::panic::catch_unwind(empty);
         }
     }
 }
