@@ -3,7 +3,8 @@
 //! ```text
 //!  model ◄─ ledger ◄─ host ◄─┬─ store ◄─┐
 //!    ▲                       └─ vmm   ◄─┼─ engine ◄─ server ◄─ cowslip
-//!    └──── image, guest, proto ◄────────┘      ▲
+//!    └──── image ◄─ registry  ◄─────────┤      ▲
+//!    └──── guest, proto ◄───────────────┘      │
 //!               ▲                              └─ sim (only for tests)
 //!               └─ cowslip-agent
 //! ```
@@ -39,6 +40,7 @@ const BELOW_ENGINE: &[&str] = &[
     "cowslip-store",
     "cowslip-vmm",
     "cowslip-image",
+    "cowslip-registry",
     "cowslip-guest",
     "cowslip-proto",
 ];
@@ -51,6 +53,7 @@ const ALL_REAL: &[&str] = &[
     "cowslip-store",
     "cowslip-vmm",
     "cowslip-image",
+    "cowslip-registry",
     "cowslip-guest",
     "cowslip-proto",
     "cowslip-engine",
@@ -91,6 +94,7 @@ const LAYERS: &[Layer] = &[
         &["cowslip-model", "cowslip-ledger", "cowslip-host"],
     ),
     layer("cowslip-image", &["cowslip-model"]),
+    layer("cowslip-registry", &["cowslip-model", "cowslip-image"]),
     layer("cowslip-guest", &["cowslip-model"]),
     layer("cowslip-proto", &["cowslip-model"]),
     layer("cowslip-engine", BELOW_ENGINE),
