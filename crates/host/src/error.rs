@@ -27,6 +27,9 @@ pub enum HostError {
         /// The cause.
         source: std::io::Error,
     },
+    /// A thread could not be kept from the rest of the host.
+    #[error("keep a thread from the rest of the host: {0}")]
+    Confine(#[source] std::io::Error),
     /// A file system object is not the one the row speaks of.
     #[error(
         "\"{path}\" is not what the ledger recorded ({why}): it is left alone; look at it, then remove it by hand"

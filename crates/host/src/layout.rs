@@ -94,6 +94,12 @@ impl Layout {
         self.template(id).join("image.ext4")
     }
 
+    /// What was downloaded of images, for the next one that needs it.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
     /// The file of one layer.
     #[must_use]
     pub fn layer(&self, id: LayerId, format: DiskFormat) -> PathBuf {

@@ -11,6 +11,7 @@ pub mod adopt;
 pub mod bounded_log;
 pub mod cgroup;
 pub mod clone;
+pub mod confine;
 pub mod descriptors;
 pub mod directory;
 pub mod dm;

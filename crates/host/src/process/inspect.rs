@@ -149,9 +149,56 @@ fn search<T>(wanted: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<(Found, T)>, Hos
     Ok(found)
 }
 
+/// Whether the thread of that name of a process has a seccomp filter; none where it has no such thread (any
+/// more).
+///
+/// # Errors
+/// When the process has ended, or its threads cannot be listed.
+pub fn thread_has_filter(pid: u32, name: &str) -> Result<Option<bool>, HostError> {
+    let tasks = Path::new("/proc").join(pid.to_string()).join("task");
+    let tasks = std::fs::read_dir(tasks).map_err(HostError::process("look at", pid))?;
+    // A thread that ends meanwhile has no status; nor is it the one that is asked about.
+    let statuses = tasks
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    Ok(filter_of(statuses, name))
+}
+
+/// What the kernel calls a filter, in a thread's status (proc(5)).
+const SECCOMP_FILTER: &str = "2";
+
+fn filter_of(statuses: impl IntoIterator<Item = String>, name: &str) -> Option<bool> {
+    let field = |status: &str, field: &str, value: &str| {
+        let found = status.lines().find_map(|line| line.strip_prefix(field));
+        found.is_some_and(|found| found.trim() == value)
+    };
+    let mut named = statuses
+        .into_iter()
+        .filter(|status| field(status, "Name:", name));
+    named
+        .next()
+        .map(|status| field(&status, "Seccomp:", SECCOMP_FILTER))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_thread_of_that_name_counts() {
+        let status = |name, mode| format!("Name:\t{name}\nSeccomp:\t{mode}\nSeccomp_filters:\t1\n");
+        let api = |statuses: &[String]| filter_of(statuses.to_vec(), "fc_api");
+        assert_eq!(
+            api(&[status("firecracker", 0), status("fc_api", 2)]),
+            Some(true)
+        );
+        assert_eq!(
+            api(&[status("firecracker", 2), status("fc_api", 0)]),
+            Some(false)
+        );
+        assert_eq!(api(&[status("firecracker", 2)]), None);
+        assert!(thread_has_filter(u32::MAX / 2, "fc_api").is_err());
+    }
 
     #[test]
     fn a_mark_is_a_whole_word() {

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use children::keep_statuses;
 pub use end::{ExitStatus, ended};
 pub(crate) use inspect::find_all;
+pub use inspect::thread_has_filter;
 pub use view::{Binding, Node, View};
 
 use crate::cgroup;
