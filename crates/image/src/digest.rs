@@ -19,6 +19,11 @@ use crate::spool::CHUNK;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Of some bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
     /// The raw bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

@@ -3,7 +3,7 @@
 use crate::error::ImportError;
 use crate::import::{build_spooled, refuse_existing, watch};
 use crate::job::{Imported, Job, Phase, Skipped};
-use crate::oci::{Checked, Hasher, Image, ImageError, Layer};
+use crate::oci::{Checked, Expected, Hasher, Image, ImageError, Layer};
 use crate::spool::Spool;
 use crate::tar::{self, Destination};
 use crate::tree::Tree;
@@ -11,7 +11,7 @@ use crate::tree::Tree;
 /// Makes an image of a container image, layer by layer.
 ///
 /// The same layers give the same bytes, wherever they come from and however they are compressed.
-/// [`Image::config`] is not in the result, and is the template's manifest's to keep.
+/// [`Image::config`] is not in the result, and is the template's to keep.
 ///
 /// # Errors
 /// [`ImportError`]; nothing is at the output then. What concerns one layer is
@@ -81,7 +81,15 @@ fn read_layer(image: &Image, layer: &Layer, to: Destination<'_>) -> Result<u64, 
         source,
     };
     match reader.finish().map_err(failed) {
-        Ok((found, digest)) => check_stored(layer, found, digest)?,
+        Ok((found, digest)) => {
+            let expected = Expected {
+                what: "layer",
+                name: crate::error::show(layer.name.as_bytes()),
+                size: layer.size,
+                digest: layer.digest.as_ref(),
+            };
+            expected.check(found, digest)?;
+        }
         Err(error) if read.is_ok() => return Err(error.into()),
         Err(_) => {}
     }
@@ -94,29 +102,6 @@ fn read_layer(image: &Image, layer: &Layer, to: Destination<'_>) -> Result<u64, 
         }
         .into()),
         _ => Ok(bytes),
-    }
-}
-
-fn check_stored(
-    layer: &Layer,
-    found: u64,
-    digest: Option<crate::oci::BlobDigest>,
-) -> Result<(), ImageError> {
-    if found != layer.size {
-        return Err(ImageError::Size {
-            what: "layer",
-            name: crate::error::show(layer.name.as_bytes()),
-            found,
-            expected: layer.size,
-        });
-    }
-    match (digest, &layer.digest) {
-        (Some(found), Some(expected)) if found != *expected => Err(ImageError::Digest {
-            what: "layer",
-            found,
-            expected: expected.clone(),
-        }),
-        _ => Ok(()),
     }
 }
 

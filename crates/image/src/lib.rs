@@ -16,18 +16,26 @@
 //! No helper program ever sees a name, nothing is mounted, and owners, device nodes, setuid bits and
 //! capabilities need no privilege, since they are only bytes in the image.
 //!
-//! This crate owns the image's bytes, its digest and its manifest. It must never follow a symbolic
+//! The way back is `export`: `ext4::read` reads an image, whoever wrote into it, and its tree becomes a
+//! tar or an OCI image of one layer, as it is read.
+//!
+//! ```text
+//!  image ── ext4::read ── export ──┬─ a tar
+//!                                  └─ an OCI archive: one layer, config, manifest, index
+//! ```
+//!
+//! This crate owns the image's bytes and its digest. It must never follow a symbolic
 //! link of a source, write outside [`Job::work_dir`], or leave a file at [`Job::output`] on failure.
 
 mod compression;
 mod digest;
 mod directory;
 mod error;
+mod export;
 mod ext4;
 mod import;
 mod import_image;
 mod job;
-mod manifest;
 mod name;
 mod node;
 mod oci;
@@ -38,15 +46,15 @@ mod tree;
 
 pub use digest::{Digest, ParseDigestError, VerifyError, digest_file, verify_image};
 pub use error::{ImportError, Refusal};
+pub use export::{ExportError, ExportJob, Exported, ExportedImage, export_oci_archive, export_tar};
 pub use ext4::{ReadSuperblockError, Superblock, read_superblock};
 pub use import::{import_directory, import_tar};
 pub use import_image::{check_image, import_image};
 pub use job::{
     Cancel, Imported, Job, Limits, NoProgress, Owners, Phase, Progress, Sizing, Skipped,
 };
-pub use manifest::{IMAGE_FILE, MANIFEST_FILE, Manifest, ManifestError, SourceKind};
 pub use oci::{
-    Archive, BlobDigest, BlobDirectory, Blobs, Descriptor, Image, ImageConfig, ImageError, Layer,
-    ParseBlobDigestError, ParsePlatformError, Platform,
+    Archive, BlobDigest, BlobDirectory, Blobs, Descriptor, Hasher, Image, ImageConfig, ImageError,
+    Layer, MANIFEST_TYPES, MAX_DOCUMENT, ParseBlobDigestError, ParsePlatformError, Platform,
 };
 pub use seal::{Sealed, seal_image};

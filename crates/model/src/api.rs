@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::cpu::CpuTemplate;
 use crate::id::{CheckpointId, KernelId, LayerId, ProcessId, SandboxId, TemplateId};
+use crate::image::ImageConfig;
 use crate::limits::DiskLimits;
 use crate::monitor::{Isolation, MonitorKind};
 use crate::name::Name;
@@ -90,8 +91,12 @@ pub struct Template {
     pub used: ByteSize,
     /// Files, directories and links in it.
     pub entries: u64,
-    /// "directory" or "tar", or the sandbox or checkpoint that it was made from: `sandbox "web"`.
+    /// "directory", "tar", "OCI image layout", "OCI archive" or "docker archive", a registry's
+    /// "docker://…", or the sandbox or checkpoint that it was made from: `sandbox "web"`.
     pub source: String,
+    /// How it is run, where its image says so: the defaults of its sandboxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
     /// When it was imported.
     pub created_at: Timestamp,
     /// Layers that stand on it.
@@ -223,6 +228,9 @@ pub struct Checkpoint {
     pub sandbox_name: Name,
     /// Its template's id.
     pub template: TemplateId,
+    /// Its disk is all there is of it: forks of it boot. Steps of a build are such.
+    #[serde(default)]
+    pub disk_only: bool,
     /// Virtual processors.
     pub cpus: u32,
     /// Guest memory, in bytes.
@@ -355,7 +363,7 @@ pub struct GcReport {
 }
 
 /// A sandbox to be made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRequest {
     /// Name or id of the template.
@@ -409,10 +417,10 @@ pub struct CreateRequest {
 }
 
 /// A process to be started in a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
-    /// The command and its arguments; at least one word.
+    /// The command and its arguments; at least one word, but for a `run`.
     pub argv: Vec<String>,
     /// Added to the sandbox's environment.
     #[serde(default)]
@@ -443,15 +451,82 @@ pub struct ExecRequest {
 pub struct RunRequest {
     /// The sandbox.
     pub sandbox: CreateRequest,
-    /// Its main process; none: the sandbox just runs.
+    /// Its main process; none: the sandbox just runs. Without words it is what the template's image says, and
+    /// its words are arguments where the image has an entrypoint.
     #[serde(default)]
     pub exec: Option<ExecRequest>,
+    /// The program, instead of the one that the template's image says; empty: none.
+    #[serde(default)]
+    pub entrypoint: Option<Vec<String>>,
     /// Remove the sandbox when the main process ends or the session breaks off.
     #[serde(default)]
     pub remove: bool,
     /// Keep the sandbox running after the main process has ended; else it is stopped.
     #[serde(default)]
     pub keep: bool,
+}
+
+/// One step of a build: a new sandbox on a disk, something done in it, and its disk as a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildStepRequest {
+    /// The disk that it begins with.
+    pub base: BuildBase,
+    /// The name of the checkpoint that it ends in.
+    pub name: Name,
+    /// What is done.
+    pub action: BuildAction,
+    /// Directories of the guest that are made first where they are missing; absolute.
+    #[serde(default)]
+    pub directories: Vec<String>,
+    /// Virtual processors; none: 1.
+    #[serde(default)]
+    pub cpus: Option<u32>,
+    /// Guest memory, in bytes; none: 256 MiB.
+    #[serde(default)]
+    pub memory: Option<ByteSize>,
+    /// Size of the disk of a first step, in bytes; none: the template's and 4 GiB more.
+    #[serde(default)]
+    pub disk: Option<ByteSize>,
+    /// Name or id of the kernel; none: the default one.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// Leave the sandbox running where its command failed.
+    #[serde(default)]
+    pub keep_failed: bool,
+}
+
+/// The disk that a step of a build begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildBase {
+    /// A template, by name or id.
+    Template(String),
+    /// What another step ended in, by name or id.
+    Checkpoint(String),
+}
+
+/// What a step of a build does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildAction {
+    /// Nothing: the disk as it is.
+    Nothing,
+    /// A command. It succeeds with exit code 0.
+    Run(Box<ExecRequest>),
+    /// Unpacks the tar that is sent as standard input.
+    Unpack {
+        /// Into this directory of the guest.
+        directory: String,
+        /// Where this name is a directory already, into that; the client is told (`Destination`) before it sends.
+        #[serde(default)]
+        name: Option<String>,
+        /// How many entries the tar has: one that ends too early is no success.
+        entries: u64,
+        /// All of it is this user's: `USER` or `USER:GROUP`; none: as in the tar.
+        #[serde(default)]
+        owner: Option<String>,
+    },
 }
 
 /// A terminal's size, in characters.
@@ -508,6 +583,11 @@ pub enum ServerMessage {
         /// It.
         sandbox: Box<Sandbox>,
     },
+    /// Where the files of a build's step go.
+    Destination {
+        /// What the one file was to be called is a directory: it goes into it, under its own name.
+        is_directory: bool,
+    },
     /// The process has started.
     Started {
         /// Its id in the guest.
@@ -544,14 +624,124 @@ pub struct KernelImportRequest {
     pub modules: Option<String>,
 }
 
-/// Import a template from a directory on the engine's host.
+/// Import a template from a place that the engine reads itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DirectoryImportRequest {
+pub struct ImportRequest {
     /// Its name.
     pub name: Name,
-    /// Absolute path of the directory.
-    pub path: String,
+    /// The place.
+    pub source: ImportSource,
+    /// What is made of it.
+    #[serde(default)]
+    pub options: ImportOptions,
+}
+
+/// A place that the engine reads itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ImportSource {
+    /// A directory on the engine's host: a root file system.
+    Directory {
+        /// Absolute.
+        path: String,
+    },
+    /// A directory on the engine's host: an OCI image layout.
+    OciLayout {
+        /// Absolute.
+        path: String,
+        /// Which of its images; none: the only one.
+        #[serde(default)]
+        tag: Option<String>,
+    },
+    /// A registry, through the engine's cache.
+    Registry {
+        /// `REGISTRY/REPOSITORY[:TAG][@DIGEST]`.
+        reference: String,
+        /// When the registry is asked.
+        #[serde(default)]
+        pull: PullPolicy,
+        /// Who asks; none: nobody in particular.
+        #[serde(default)]
+        credentials: Option<RegistryCredentials>,
+    },
+}
+
+/// When a registry is asked for an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PullPolicy {
+    /// When the cache does not have the whole image, as it was when it was pulled last.
+    #[default]
+    Missing,
+    /// Always, for what the tag is now.
+    Always,
+    /// Never: it is in the cache, or the import fails.
+    Never,
+}
+
+/// Who one is to a registry. They are used for one import, and are kept nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RegistryCredentials {
+    /// A user with a password, or with a token in its place.
+    Basic {
+        /// The user.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A token that the registry's token server gives others for.
+    IdentityToken {
+        /// It.
+        token: String,
+    },
+}
+
+impl std::fmt::Debug for RegistryCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Secrets are in no log.
+        match self {
+            Self::Basic { user, .. } => write!(f, "Basic({user:?}, ..)"),
+            Self::IdentityToken { .. } => f.write_str("IdentityToken(..)"),
+        }
+    }
+}
+
+/// What is made of an import's source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImportOptions {
+    /// The disk is at least this large, in bytes; none: the content and some room.
+    pub size: Option<ByteSize>,
+    /// Which of an image's platforms, as `linux/arm64`; none: the host's.
+    pub platform: Option<String>,
+    /// The program that `run` starts; none: what the image says.
+    pub entrypoint: Option<Vec<String>>,
+}
+
+/// What the bytes are that an import is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImportFormat {
+    /// A tar of a root file system: plain, gzip, zstd or xz.
+    #[default]
+    Tar,
+    /// An OCI image layout in a tar.
+    OciArchive,
+    /// What `docker save` wrote.
+    DockerArchive,
+}
+
+/// What a template is exported as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportFormat {
+    /// A tar of its root file system.
+    #[default]
+    Tar,
+    /// An OCI image layout in a tar, with one layer and how it is run.
+    OciArchive,
 }
 
 /// A line of the answer to an import.
@@ -565,6 +755,15 @@ pub enum ImportMessage {
         /// Entries so far.
         entries: u64,
         /// Bytes so far.
+        bytes: u64,
+    },
+    /// How far the download of a layer is.
+    Layer {
+        /// Its digest.
+        digest: String,
+        /// Its size, in bytes.
+        total: u64,
+        /// Bytes that are there; all of them once it is whole and checked.
         bytes: u64,
     },
     /// It is there.
@@ -602,6 +801,9 @@ pub struct FlattenRequest {
     pub source: String,
     /// The template's name.
     pub name: Name,
+    /// How it is run; none: as the template below says.
+    #[serde(default)]
+    pub config: Option<ImageConfig>,
 }
 
 /// What the layers of a disk changed.

@@ -8,6 +8,7 @@ pub mod api;
 pub mod cpu;
 pub mod disk;
 pub mod id;
+pub mod image;
 pub mod limits;
 pub mod monitor;
 pub mod name;
@@ -21,6 +22,7 @@ pub use disk::{DiskChain, DiskFormat, DiskLayer, Durability};
 pub use id::{
     CheckpointId, HandleId, InstanceId, KernelId, LayerId, ProcessId, SandboxId, TemplateId,
 };
+pub use image::ImageConfig;
 pub use limits::DiskLimits;
 pub use monitor::{Isolation, MonitorKind, UnknownWord};
 pub use name::{Name, NameError};

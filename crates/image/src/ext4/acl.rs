@@ -28,6 +28,25 @@ pub(super) fn to_disk(value: &[u8]) -> Option<Vec<u8>> {
     Some(disk)
 }
 
+/// Converts an ACL from ext4's form to the kernel's attribute form; `None` when it is malformed.
+pub(super) fn from_disk(disk: &[u8]) -> Option<Vec<u8>> {
+    if disk.len() < 4 || get32(disk, 0) != DISK_VERSION {
+        return None;
+    }
+    let mut value = vec![0; 4];
+    put32(&mut value, 0, XATTR_VERSION);
+    let mut rest = &disk[4..];
+    while !rest.is_empty() {
+        let named = rest.len() >= 2 && matches!(get16(rest, 0), USER | GROUP);
+        let (entry, next) = rest.split_at_checked(if named { 8 } else { 4 })?;
+        let mut long = [0xff; 8];
+        long[..entry.len()].copy_from_slice(entry);
+        value.extend_from_slice(&long);
+        rest = next;
+    }
+    Some(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +60,10 @@ mod tests {
         ];
         let disk = [1u8, 0, 0, 0, 1, 0, 7, 0, 2, 0, 6, 0, 232, 3, 0, 0];
         assert_eq!(to_disk(&kernel).unwrap(), disk);
+        assert_eq!(from_disk(&disk).unwrap(), kernel);
+        for bad in [&disk[..3], &disk[..6], &disk[..15], &kernel] {
+            assert_eq!(from_disk(bad), None, "{bad:?}");
+        }
         assert_eq!(to_disk(&kernel[..7]), None);
         assert_eq!(to_disk(b""), None);
     }

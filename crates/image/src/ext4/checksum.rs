@@ -5,9 +5,10 @@ pub(super) fn file_system_seed(uuid: &[u8; 16]) -> u32 {
     crc32c(!0, uuid)
 }
 
-/// The seed for what belongs to one inode. Generations are always 0 here.
-pub(super) fn inode_seed(file_system: u32, ino: u32) -> u32 {
-    crc32c(crc32c(file_system, &ino.to_le_bytes()), &0u32.to_le_bytes())
+/// The seed for what belongs to one inode. What is written here has generation 0.
+pub(super) fn inode_seed(file_system: u32, ino: u32, generation: u32) -> u32 {
+    let number = crc32c(file_system, &ino.to_le_bytes());
+    crc32c(number, &generation.to_le_bytes())
 }
 
 /// Continues a checksum over more bytes.

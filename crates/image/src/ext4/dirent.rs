@@ -9,9 +9,9 @@ use crate::error::{ImportError, Refusal};
 use crate::spool::BLOCK;
 
 /// The checksum takes the form of an unused entry at the end of each block.
-const TAIL: usize = 12;
+pub(super) const TAIL: usize = 12;
 const USABLE: usize = BLOCK - TAIL;
-const TAIL_TYPE: u8 = 0xde;
+pub(super) const TAIL_TYPE: u8 = 0xde;
 
 /// One name in a directory.
 #[derive(Debug, Clone, Copy)]

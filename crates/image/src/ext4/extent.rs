@@ -5,9 +5,9 @@ use super::{low16, low32, put16, put32};
 use crate::error::ImportError;
 use crate::spool::BLOCK;
 
-const MAGIC: u16 = 0xf30a;
+pub(super) const MAGIC: u16 = 0xf30a;
 /// Header, extents and index entries are all this long, in bytes.
-const ENTRY: usize = 12;
+pub(super) const ENTRY: usize = 12;
 /// What fits in the inode after the header.
 pub(super) const IN_INODE: usize = 4;
 /// What fits in a block after the header, before the checksum.

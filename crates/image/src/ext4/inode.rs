@@ -11,7 +11,7 @@ pub(super) const SIZE: usize = 256;
 /// Length of the fields after the first 128 bytes that are in use.
 const EXTRA_SIZE: u16 = 32;
 /// `EXT4_EXTENTS_FL`.
-const EXTENTS_FLAG: u32 = 0x8_0000;
+pub(super) const EXTENTS_FLAG: u32 = 0x8_0000;
 /// Symbolic link targets shorter than this are kept in the inode.
 pub(super) const FAST_SYMLINK: usize = 60;
 

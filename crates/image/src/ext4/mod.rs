@@ -12,6 +12,8 @@
 //! `Documentation/filesystems/ext4`. Inode and block numbers follow the sorted tree and nothing takes
 //! the time of day, so the same tree always gives the same bytes.
 //!
+//! [`read`] is the way back, for images of other writers as well.
+//!
 //! It must never take a name on trust: [`dirent`] checks each again by its own rules.
 
 mod acl;
@@ -25,6 +27,7 @@ mod inode;
 mod output;
 mod plan;
 mod populate;
+pub(crate) mod read;
 mod superblock;
 mod xattr;
 

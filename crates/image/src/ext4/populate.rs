@@ -138,7 +138,7 @@ impl Populating<'_> {
         self.watch.cancel.check()?;
         let planned = self.plan.order[index];
         let ino = planned.ino;
-        let seed = checksum::inode_seed(self.seed, ino);
+        let seed = checksum::inode_seed(self.seed, ino, 0);
         let node = self.plan.tree().node(planned.node);
         let mut extents = Vec::new();
         let (size, inline) = match &node.kind {

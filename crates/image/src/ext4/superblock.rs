@@ -166,6 +166,11 @@ impl RawSuperblock {
         Ok(superblock)
     }
 
+    /// All of it, for fields that only a reader of other writers' file systems needs.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Compatible, incompatible and read-only compatible feature bits.
     pub(super) fn features(&self) -> [u32; 3] {
         [

@@ -5,14 +5,14 @@ use super::{acl, low16, low32, put16, put32};
 use crate::node::Xattr;
 use crate::spool::BLOCK;
 
-const MAGIC: u32 = 0xea02_0000;
-const ENTRY: usize = 16;
+pub(super) const MAGIC: u32 = 0xea02_0000;
+pub(super) const ENTRY: usize = 16;
 /// Room in the inode after its fixed fields, in bytes.
 pub(super) const IN_INODE: usize = 96;
-const BLOCK_HEADER: usize = 32;
+pub(super) const BLOCK_HEADER: usize = 32;
 
 /// Name prefixes and their numbers. The ACLs are complete names, so they come first.
-const PREFIXES: [(&[u8], u8); 6] = [
+pub(super) const PREFIXES: [(&[u8], u8); 6] = [
     (b"system.posix_acl_access", 2),
     (b"system.posix_acl_default", 3),
     (b"user.", 1),

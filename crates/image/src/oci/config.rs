@@ -1,5 +1,7 @@
 //! What an image says about how it is run, validated: it goes into a template's manifest.
 
+mod written;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -49,7 +51,7 @@ pub struct ImageConfig {
     pub stop_signal: Option<String>,
 }
 
-/// The document.
+/// The document, as it is read.
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
@@ -100,6 +102,22 @@ impl Words {
 }
 
 impl ImageConfig {
+    /// A config that says nothing but what the image is made for.
+    #[must_use]
+    pub fn new(platform: Platform) -> Self {
+        Self {
+            platform,
+            env: Vec::new(),
+            entrypoint: Vec::new(),
+            cmd: Vec::new(),
+            working_dir: None,
+            user: None,
+            exposed_ports: BTreeSet::new(),
+            labels: BTreeMap::new(),
+            stop_signal: None,
+        }
+    }
+
     /// Reads the document; also gives the digests of the layers' contents, the lowest first.
     pub(super) fn read(bytes: &[u8], name: &str) -> Result<(Self, Vec<BlobDigest>), ImageError> {
         let document: Document = parse(bytes, name)?;

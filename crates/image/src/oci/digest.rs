@@ -92,35 +92,42 @@ impl TryFrom<String> for BlobDigest {
 
 /// Computes the digest that another is compared with.
 #[derive(Debug, Clone)]
-pub(crate) enum Hasher {
+pub struct Hasher(State);
+
+#[derive(Debug, Clone)]
+enum State {
     Sha256(Sha256),
     Sha512(Box<Sha512>),
 }
 
 impl Hasher {
     pub(crate) fn sha256() -> Self {
-        Self::Sha256(Sha256::new())
+        Self(State::Sha256(Sha256::new()))
     }
 
     /// With the algorithm of a digest.
-    pub(crate) fn like(digest: &BlobDigest) -> Self {
+    #[must_use]
+    pub fn like(digest: &BlobDigest) -> Self {
         match digest.algorithm {
             Algorithm::Sha256 => Self::sha256(),
-            Algorithm::Sha512 => Self::Sha512(Box::default()),
+            Algorithm::Sha512 => Self(State::Sha512(Box::default())),
         }
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => hasher.update(bytes),
-            Self::Sha512(hasher) => hasher.update(bytes),
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            State::Sha256(hasher) => hasher.update(bytes),
+            State::Sha512(hasher) => hasher.update(bytes),
         }
     }
 
-    pub(crate) fn finish(self) -> BlobDigest {
-        let (algorithm, bytes) = match self {
-            Self::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),
-            Self::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
+    /// The digest of all bytes so far.
+    #[must_use]
+    pub fn finish(self) -> BlobDigest {
+        let (algorithm, bytes) = match self.0 {
+            State::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),
+            State::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
         };
         let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         BlobDigest { algorithm, hex }

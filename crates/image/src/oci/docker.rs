@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::documents::{MAX_DOCUMENT, parse, read_bounded};
+use super::documents::{parse, read_bounded};
 use super::image::{Layer, check_layer_count};
 use super::select::{check_platform, list};
 use super::{Archive, BlobDigest, ImageConfig, ImageError, Platform};
@@ -109,12 +109,6 @@ fn read_config(
             what: "config",
             name: show(image.config.as_bytes()),
         })?;
-    if section.size > MAX_DOCUMENT {
-        return Err(ImageError::DocumentTooLong {
-            document: name,
-            limit: MAX_DOCUMENT,
-        });
-    }
     let bytes = read_bounded(section, &name)?;
     if let Some(expected) = digest_in(&image.config) {
         let found = BlobDigest::of(&bytes);

@@ -13,17 +13,21 @@ use super::digest::Checked;
 use super::{BlobDigest, Blobs, ImageError, Platform};
 
 /// No document is longer than this, in bytes.
-pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
+pub const MAX_DOCUMENT: u64 = 4 << 20;
 
-pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+pub(crate) const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// The types of the documents that name an image, in the order in which a registry is asked for them.
+pub const MANIFEST_TYPES: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 const LAYERS: [&str; 6] = [
     "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
+    OCI_LAYER_GZIP,
     "application/vnd.oci.image.layer.v1.tar+zstd",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
@@ -211,32 +215,44 @@ pub(super) fn read_blob(
     let mut bytes = Vec::new();
     checked.read_to_end(&mut bytes).map_err(read)?;
     let (found, digest) = checked.finish().map_err(read)?;
-    check_blob(what, from, found, digest)?;
+    let expected = Expected {
+        what,
+        name: from.digest.to_string(),
+        size: from.size,
+        digest: Some(&from.digest),
+    };
+    expected.check(found, digest)?;
     Ok(bytes)
 }
 
-/// Whether a blob was what its descriptor says.
-pub(super) fn check_blob(
-    what: &'static str,
-    from: &Descriptor,
-    found: u64,
-    digest: Option<BlobDigest>,
-) -> Result<(), ImageError> {
-    if found != from.size {
-        return Err(ImageError::Size {
-            what,
-            name: from.digest.to_string(),
-            found,
-            expected: from.size,
-        });
-    }
-    match digest {
-        Some(digest) if digest != from.digest => Err(ImageError::Digest {
-            what,
-            found: digest,
-            expected: from.digest.clone(),
-        }),
-        _ => Ok(()),
+/// What a blob has to be.
+pub(crate) struct Expected<'a> {
+    pub(crate) what: &'static str,
+    pub(crate) name: String,
+    /// In bytes, as it is stored.
+    pub(crate) size: u64,
+    pub(crate) digest: Option<&'a BlobDigest>,
+}
+
+impl Expected<'_> {
+    /// Compares it with what was read.
+    pub(crate) fn check(self, size: u64, digest: Option<BlobDigest>) -> Result<(), ImageError> {
+        if size != self.size {
+            return Err(ImageError::Size {
+                what: self.what,
+                name: self.name,
+                found: size,
+                expected: self.size,
+            });
+        }
+        match (digest, self.digest) {
+            (Some(found), Some(expected)) if found != *expected => Err(ImageError::Digest {
+                what: self.what,
+                found,
+                expected: expected.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::archive::Section;
 use super::documents::{self, Descriptor, Index, MediaType, read_blob, read_manifest};
 use super::{Archive, BlobDigest, BlobDirectory, Blobs, ImageConfig, ImageError, Platform};
 use super::{docker, select};
+use crate::Digest;
 
 const LAYOUT: &str = "OCI image layout";
 const LAYOUT_FILE: &str = "oci-layout";
@@ -202,6 +203,17 @@ impl Image {
     #[must_use]
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// SHA-256 of the digests of the layers' contents, in their order: images that have it in common have the same
+    /// files, however they are stored.
+    #[must_use]
+    pub fn content(&self) -> Digest {
+        let lines = self
+            .layers
+            .iter()
+            .map(|layer| format!("{}\n", layer.diff_id));
+        Digest::of(lines.collect::<String>().as_bytes())
     }
 
     /// Opens a layer as it is stored.

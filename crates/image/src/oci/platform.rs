@@ -62,6 +62,11 @@ impl Platform {
         &self.architecture
     }
 
+    /// `v6`, `v3` …, where it is not the architecture's usual one.
+    pub(crate) fn variant(&self) -> Option<&str> {
+        self.variant.as_deref()
+    }
+
     /// As [`fmt::Display`], from an image: escaped, and not too long.
     pub(crate) fn show(&self) -> String {
         crate::error::show(self.to_string().as_bytes())

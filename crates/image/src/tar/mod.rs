@@ -259,7 +259,7 @@ impl<'a, 'r> Reading<'a, 'r> {
 }
 
 /// Names what was left out, up to a number that a user may read.
-fn note(skipped: &mut Vec<Skipped>, entry: &[u8], why: &str) {
+pub(crate) fn note(skipped: &mut Vec<Skipped>, entry: &[u8], why: &str) {
     let (entry, why) = match skipped.len() {
         0..MAX_SKIPPED => (show(entry), why.to_owned()),
         MAX_SKIPPED => (

@@ -14,7 +14,7 @@ use crate::image_builder::{Files, LAYER, config};
 use crate::support::{Archive as Tar, Bench, archive, gzip, tool};
 
 /// Whether a program can be used; says so where it cannot.
-fn missing(program: &str) -> bool {
+pub(crate) fn missing(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     let root = rustix::process::geteuid().is_root();
     match (found, root) {
@@ -27,14 +27,14 @@ fn missing(program: &str) -> bool {
     true
 }
 
-fn run(program: &str, arguments: &[&str]) {
+pub(crate) fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {errors}");
 }
 
 /// Three layers with all that there can be in them.
-fn layers() -> [Vec<u8>; 3] {
+pub(crate) fn layers() -> [Vec<u8>; 3] {
     let capability = [
         1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     ];
@@ -130,15 +130,15 @@ fn layout(directory: &Path) {
     files.write(directory);
 }
 
-fn amd64() -> Platform {
+pub(crate) fn amd64() -> Platform {
     "linux/amd64".parse().unwrap()
 }
 
 /// What one name is, in words that both sides can be put in.
-type Listing = BTreeMap<String, Vec<String>>;
+pub(crate) type Listing = BTreeMap<String, Vec<String>>;
 
 /// All names of a directory of the host.
-fn list_host(root: &Path) -> Listing {
+pub(crate) fn list_host(root: &Path) -> Listing {
     let mut listing = Listing::new();
     let mut todo = vec![root.to_owned()];
     while let Some(directory) = todo.pop() {
@@ -211,7 +211,7 @@ fn host_attributes(path: &Path) -> Vec<String> {
 }
 
 /// The same names in an image, as debugfs has them.
-fn list_image(bench: &Bench, names: impl Iterator<Item = String>) -> Listing {
+pub(crate) fn list_image(bench: &Bench, names: impl Iterator<Item = String>) -> Listing {
     names
         .map(|name| {
             let quoted = name.replace('"', "\"\"");
@@ -273,6 +273,23 @@ fn list_image(bench: &Bench, names: impl Iterator<Item = String>) -> Listing {
         .collect()
 }
 
+/// Unpacks the image `from` with umoci, and gives its root directory.
+pub(crate) fn umoci_unpack(from: &str, bundle: &Path) -> PathBuf {
+    let to = bundle.to_str().unwrap();
+    run("umoci", &["unpack", "--image", from, to]);
+    bundle.join("rootfs")
+}
+
+/// The image of `bench` has what is in a directory, and nothing else.
+fn assert_same(bench: &Bench, entries: u64, root: &Path) {
+    let expected = list_host(root);
+    assert_eq!(entries, expected.len() as u64);
+    let found = list_image(bench, expected.keys().cloned());
+    for (name, facts) in &expected {
+        assert_eq!(&found[name], facts, "{name}");
+    }
+}
+
 // covers R58, R60
 #[test]
 fn an_image_is_what_umoci_unpacks() {
@@ -284,21 +301,70 @@ fn an_image_is_what_umoci_unpacks() {
     layout(&at);
     let image = Image::from_layout(&at, Some("latest"), &amd64()).unwrap();
     let imported = bench.image_of(&image).unwrap();
-    let from = format!("{}:latest", at.display());
-    run(
-        "umoci",
-        &["unpack", "--image", &from, bundle.to_str().unwrap()],
-    );
-    let root = bundle.join("rootfs");
-    let expected = list_host(&root);
-    assert_eq!(imported.entries, expected.len() as u64);
-    let found = list_image(&bench, expected.keys().cloned());
-    for (name, facts) in &expected {
-        assert_eq!(&found[name], facts, "{name}");
-    }
+    let root = umoci_unpack(&format!("{}:latest", at.display()), &bundle);
+    assert_same(&bench, imported.entries, &root);
     // The whole of it once more, the root directory too.
     let unpacked = Bench::new();
     assert_eq!(unpacked.directory(&root).unwrap().digest, imported.digest);
+}
+
+/// An image of one layer is, byte for byte, the directory that umoci unpacks it to.
+fn assert_unpacked_is_imported(layer: &[u8]) {
+    if missing("umoci") {
+        return;
+    }
+    let bench = Bench::new();
+    let at = bench.path("layout");
+    Files::plain(&[layer]).write(&at);
+    let image = Image::from_layout(&at, None, &amd64()).unwrap();
+    let imported = bench.image_of(&image).unwrap();
+    // It names an image by its tag only.
+    let index = std::fs::read_to_string(at.join("index.json")).unwrap();
+    let mut index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    index["manifests"][0]["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
+    std::fs::write(at.join("index.json"), index.to_string()).unwrap();
+    let root = umoci_unpack(&format!("{}:latest", at.display()), &bench.path("bundle"));
+    let unpacked = Bench::new();
+    assert_eq!(unpacked.directory(&root).unwrap().digest, imported.digest);
+}
+
+#[test]
+fn fifty_thousand_files_are_what_umoci_unpacks() {
+    // covers R61
+    let mut tar = archive().directory("./");
+    for index in 0..50_000 {
+        if index % 1000 == 0 {
+            tar = tar.directory(&format!("d{}/", index / 1000));
+        }
+        let content = format!("{index}").repeat(index % 200);
+        tar = tar.file(&format!("d{}/f{index}", index / 1000), content.as_bytes());
+    }
+    // A directory's time is that of its entry only where nothing was put into it since.
+    for index in 0..50 {
+        tar = tar.directory(&format!("d{index}/"));
+    }
+    assert_unpacked_is_imported(&tar.directory("./").finish());
+}
+
+#[test]
+fn a_sparse_file_of_four_gibibytes_is_what_umoci_unpacks() {
+    let bench = Bench::new();
+    let source = bench.path("source");
+    std::fs::create_dir(&source).unwrap();
+    let file = std::fs::File::create(source.join("sparse")).unwrap();
+    file.set_len(4 << 30).unwrap();
+    for at in [0, 1 << 30, (4 << 30) - 5] {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"some", at).unwrap();
+    }
+    let tar = bench.path("sparse.tar");
+    let (tar, source) = (tar.to_str().unwrap(), source.to_str().unwrap());
+    run(
+        "tar",
+        &["--sparse", "--format=posix", "-cf", tar, "-C", source, "."],
+    );
+    let layer = std::fs::read(tar).unwrap();
+    assert!(layer.len() < 1 << 20, "{} bytes", layer.len());
+    assert_unpacked_is_imported(&layer);
 }
 
 // covers R58
@@ -311,11 +377,7 @@ fn a_layer_that_umoci_makes_is_what_was_changed() {
     let (at, bundle) = (bench.path("layout"), bench.path("bundle"));
     layout(&at);
     let [from, to] = ["latest", "changed"].map(|tag| format!("{}:{tag}", at.display()));
-    run(
-        "umoci",
-        &["unpack", "--image", &from, bundle.to_str().unwrap()],
-    );
-    let root = bundle.join("rootfs");
+    let root = umoci_unpack(&from, &bundle);
     std::fs::remove_file(root.join("bin/su")).unwrap();
     std::fs::remove_dir_all(root.join("deep")).unwrap();
     std::fs::create_dir(root.join("deep")).unwrap();
@@ -327,22 +389,13 @@ fn a_layer_that_umoci_makes_is_what_was_changed() {
         "umoci",
         &["repack", "--image", &to, bundle.to_str().unwrap()],
     );
-    let again = bench.path("again");
-    run(
-        "umoci",
-        &["unpack", "--image", &to, again.to_str().unwrap()],
-    );
+    let again = umoci_unpack(&to, &bench.path("again"));
 
     let image = Image::from_layout(&at, Some("changed"), &amd64()).unwrap();
     assert_eq!(image.layers().len(), 4);
     let imported = bench.image_of(&image).unwrap();
-    let expected = list_host(&again.join("rootfs"));
-    assert!(!expected.contains_key("bin/su") && expected.contains_key("bin/sudo"));
-    let found = list_image(&bench, expected.keys().cloned());
-    for (name, facts) in &expected {
-        assert_eq!(&found[name], facts, "{name}");
-    }
-    assert_eq!(imported.entries, expected.len() as u64);
+    assert!(!again.join("bin/su").exists() && again.join("bin/sudo").exists());
+    assert_same(&bench, imported.entries, &again);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cowslip_image::{
-    Cancel, Image, ImportError, Imported, Job, Limits, NoProgress, Owners, Progress, Sizing,
-    check_image, import_directory, import_image, import_tar,
+    Cancel, ExportError, ExportJob, Exported, Image, ImportError, Imported, Job, Limits,
+    NoProgress, Owners, Progress, Sizing, check_image, export_tar, import_directory, import_image,
+    import_tar,
 };
 
 pub(crate) struct Bench {
@@ -108,6 +109,32 @@ impl Bench {
         self.run(progress, |job| import_directory(source, job))
     }
 
+    /// Exports an image as a tar, under the bench's limits.
+    pub(crate) fn export_of(&self, image: &Path) -> Result<(Vec<u8>, Exported), ExportError> {
+        let mut bytes = Vec::new();
+        let exported = self.exporting(|job| export_tar(image, &mut bytes, job))?;
+        assert_eq!(exported.bytes, bytes.len() as u64);
+        Ok((bytes, exported))
+    }
+
+    /// The image as a tar.
+    pub(crate) fn exported(&self) -> Vec<u8> {
+        let (bytes, exported) = self.export_of(&self.image()).unwrap();
+        assert!(exported.skipped.is_empty(), "{:?}", exported.skipped);
+        bytes
+    }
+
+    pub(crate) fn exporting<T>(&self, export: impl FnOnce(&ExportJob<'_>) -> T) -> T {
+        let result = export(&ExportJob {
+            work_dir: &self.path("work"),
+            limits: self.limits,
+            progress: &NoProgress,
+            cancel: &self.cancel,
+        });
+        assert!(!self.path("work/layer").exists());
+        result
+    }
+
     /// Runs one debugfs command on the image.
     pub(crate) fn debugfs(&self, command: &str) -> String {
         let output = tool("debugfs", &["-R", command, self.image().to_str().unwrap()]);
@@ -144,6 +171,23 @@ pub(crate) fn tool(program: &str, arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .unwrap()
+}
+
+/// Unpacks a tar as GNU tar does for root, with all attributes.
+pub(crate) fn gnu_untar(archive: &[u8], directory: &Path) {
+    std::fs::create_dir_all(directory).unwrap();
+    let path = directory.with_extension("unpacked.tar");
+    std::fs::write(&path, archive).unwrap();
+    let output = Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=*", "--numeric-owner"])
+        .args(["--warning=no-timestamp", "-xpf"])
+        .arg(&path)
+        .arg("-C")
+        .arg(directory)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.is_empty(), "{errors}");
 }
 
 /// Runs GNU tar and gives what it writes.

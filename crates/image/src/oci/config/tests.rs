@@ -157,3 +157,32 @@ fn a_document_that_is_none_is_damaged() {
         assert_eq!(field, "platform");
     }
 }
+
+#[test]
+fn what_is_written_is_read_as_the_same() {
+    let full = read(json!({
+        "User": "app:1000",
+        "ExposedPorts": { "80/tcp": {}, "53/udp": {} },
+        "Env": ["PATH=/bin", "LINES=a\nb=c"],
+        "Entrypoint": ["/entry"],
+        "Cmd": ["a", "b"],
+        "WorkingDir": "/srv",
+        "Labels": { "a": "\"b\"" },
+        "StopSignal": "15",
+    }))
+    .unwrap();
+    let layers = [BlobDigest::of(b"1"), BlobDigest::of(b"2")];
+    for platform in ["linux/amd64", "linux/arm/v6"] {
+        let platform: Platform = platform.parse().unwrap();
+        let empty = ImageConfig::new(platform.clone());
+        let full = ImageConfig {
+            platform,
+            ..full.clone()
+        };
+        for config in [empty, full] {
+            let document = config.to_document(&layers);
+            let (found, diff_ids) = ImageConfig::read(&document, "config").unwrap();
+            assert_eq!((found, &diff_ids[..]), (config, &layers[..]));
+        }
+    }
+}
