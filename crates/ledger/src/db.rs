@@ -18,7 +18,10 @@ use crate::owner::Owner;
 use crate::tx::Tx;
 
 /// Migrations in order; `PRAGMA user_version` counts those applied. Append only.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+];
 
 /// The database's file in the state directory.
 pub const DATABASE: &str = "cowslip.db";
@@ -436,11 +439,15 @@ fn open_database(dir: &Path, path: &Path) -> Result<(Connection, InstanceId), Le
         Connection::open(path).map_err(sqlite(format!("open \"{}\"", path.display())))?;
     connection
         .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = OFF;
              PRAGMA busy_timeout = 5000;",
         )
         .map_err(sqlite("configure"))?;
+    // Without foreign keys, since a table that is made anew would take with it what refers to it.
     migrate(&mut connection, path)?;
+    connection
+        .execute_batch("PRAGMA foreign_keys = ON;")
+        .map_err(sqlite("configure"))?;
     let instance = instance_id(dir)?;
     Ok((connection, instance))
 }

@@ -62,12 +62,7 @@ impl Injector {
         };
         let survives = begin(&**faults, step)?;
         let result = effect();
-        faults.done(step);
-        if survives {
-            Ok(result)
-        } else {
-            Err(Fault::Crashed(step.to_owned()))
-        }
+        end(&**faults, step, survives).map(|()| result)
     }
 
     /// Runs `effect` to its end as the step `step`.
@@ -84,12 +79,7 @@ impl Injector {
         };
         let survives = begin(&**faults, step)?;
         let result = effect.await;
-        faults.done(step);
-        if survives {
-            Ok(result)
-        } else {
-            Err(Fault::Crashed(step.to_owned()))
-        }
+        end(&**faults, step, survives).map(|()| result)
     }
 }
 
@@ -100,6 +90,15 @@ fn begin(faults: &dyn Faults, step: Step<'_>) -> Result<bool, Fault> {
         Verdict::CrashAfter => Ok(false),
         Verdict::Fail => Err(Fault::Failed(step.to_owned())),
         Verdict::CrashBefore => Err(Fault::Crashed(step.to_owned())),
+    }
+}
+
+/// Tells of a step's effect; the fault where the engine does not live on.
+fn end(faults: &dyn Faults, step: Step<'_>, survives: bool) -> Result<(), Fault> {
+    faults.done(step);
+    match survives {
+        true => Ok(()),
+        false => Err(Fault::Crashed(step.to_owned())),
     }
 }
 

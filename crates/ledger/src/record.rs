@@ -3,8 +3,8 @@
 
 use cowslip_model::api::Phase;
 use cowslip_model::{
-    ByteSize, CheckpointId, DiskFormat, HostCpu, KernelId, LayerId, Name, ProcessId, SandboxId,
-    SandboxSpec, SandboxState, TemplateId, Timestamp, Transition,
+    ByteSize, CheckpointId, DiskFormat, HostCpu, ImageConfig, KernelId, LayerId, Name, ProcessId,
+    SandboxId, SandboxSpec, SandboxState, TemplateId, Timestamp, Transition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +32,15 @@ pub struct TemplateRecord {
     pub used: ByteSize,
     /// Files, directories and links in it.
     pub entries: u64,
-    /// What it was made from: "directory", "tar", "tar+gzip", "tar+zstd".
+    /// What it was made from: "directory", "tar", "docker archive", …
     pub source: String,
+    /// How it is run, where its image says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
+    /// The layers that its image is made of (sha256 of their digests) and the size that was asked for: another
+    /// image of the same is this one. None for what has no layers with digests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<String>,
     /// What the image's file was like when its content was known to be that of the digest.
     pub stamp: Option<FileStamp>,
     /// When it was imported.
@@ -188,6 +195,9 @@ pub struct CheckpointRecord {
     /// sha256 of the kernel image that runs in its memory.
     #[serde(default)]
     pub kernel_digest: Option<String>,
+    /// Its disk is all there is of it: sandboxes on it boot.
+    #[serde(default)]
+    pub disk_only: bool,
     /// Bytes of memory and device state on disk.
     pub memory_bytes: ByteSize,
     /// Images that its memory stands on; zero: it is whole.

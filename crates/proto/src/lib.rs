@@ -23,4 +23,4 @@ pub mod pb {
 }
 
 #[cfg(feature = "client")]
-pub use client::AgentClient;
+pub use client::{AgentClient, CallError};

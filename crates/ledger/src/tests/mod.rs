@@ -89,6 +89,8 @@ fn template() -> TemplateRecord {
         used: ByteSize::mib(300),
         entries: 8000,
         source: "directory".to_owned(),
+        config: None,
+        layers: None,
         stamp: None,
         created_at: Timestamp(1),
     }
@@ -160,6 +162,7 @@ fn checkpoint(bits: u64, layer: u64) -> CheckpointRecord {
         kernel_digest: None,
         memory_chain: 1,
         whole_since: None,
+        disk_only: false,
         memory_bytes: ByteSize::mib(64),
         downtime_us: 1,
         publication_us: 2,

@@ -67,6 +67,47 @@ fn migrations_run_once_each() {
 }
 
 #[test]
+fn a_database_of_the_first_version_keeps_what_refers_to_its_templates() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = Connection::open(dir.path().join(DATABASE)).unwrap();
+    raw.execute_batch(include_str!("../migrations/0001.sql"))
+        .unwrap();
+    raw.pragma_update(None, "user_version", 1).unwrap();
+    let record = serde_json::to_string(&super::template()).unwrap();
+    let id = super::template().id.to_string();
+    for (statement, values) in [
+        (
+            "INSERT INTO templates VALUES (?1, ?2, ?3)",
+            [&id, &"0".repeat(64), &record],
+        ),
+        (
+            "INSERT INTO layers VALUES (?1, ?2, NULL, ?3)",
+            [&"l".to_owned(), &id, &"{}".to_owned()],
+        ),
+    ] {
+        raw.execute(statement, values).unwrap();
+    }
+    raw.execute("INSERT INTO template_names VALUES ('bookworm', ?1)", [&id])
+        .unwrap();
+    drop(raw);
+    let ledger = Ledger::open(dir.path(), "boot-1", Injector::default()).unwrap();
+    let found = ledger.read(|tx| tx.template_named("bookworm")).unwrap();
+    assert_eq!(found, Some(super::template()));
+    let again = ledger.write("again", crate::Synchronous::Normal, |tx| {
+        // Another of the same image.
+        let mut other = super::template();
+        other.id = "00000000000000ff".parse().unwrap();
+        other.names.clear();
+        tx.put_template(&other)?;
+        // Layers stand on the first one still.
+        let refused = tx.delete_template(super::template().id);
+        assert!(refused.is_err(), "the layer's template went");
+        Ok::<_, LedgerError>(())
+    });
+    again.unwrap();
+}
+
+#[test]
 fn a_damaged_database_is_named_as_such() {
     let Bench { dir, ledger } = Bench::new();
     drop(ledger);

@@ -62,6 +62,8 @@ impl Bench {
                     used: ByteSize(TEMPLATE_SIZE),
                     entries: 1,
                     source: "directory".to_owned(),
+                    config: None,
+                    layers: None,
                     stamp: Some(stamp),
                     created_at: Timestamp(0),
                 })

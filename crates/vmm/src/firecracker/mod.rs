@@ -154,7 +154,8 @@ impl FirecrackerVmm {
         acquired.console = None;
         machine.wait(&config.called_off).await?;
         if !self.unfiltered {
-            seccomp::require(pid, &self.programs.firecracker.path)?;
+            let program = self.programs.firecracker.path.clone();
+            blocking(move || seccomp::require(pid, &program)).await?;
         }
         Ok((machine, acquired))
     }
