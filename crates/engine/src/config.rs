@@ -15,11 +15,31 @@ pub struct Config {
     pub storage: Storage,
     /// Machines.
     pub machine: Machine,
+    /// Imports of templates.
+    pub images: Images,
+    /// Registries of images.
+    pub registries: cowslip_registry::Config,
     /// What a request leaves open.
     pub defaults: Defaults,
     /// Where things are; set by the command line, not by the file.
     #[serde(skip)]
     pub paths: Paths,
+}
+
+/// Imports of templates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// Whether imports are refused where their threads cannot be kept from the rest of the host (landlock).
+    pub require_confinement: bool,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            require_confinement: true,
+        }
+    }
 }
 
 /// Volumes.

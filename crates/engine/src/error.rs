@@ -8,6 +8,7 @@ use cowslip_ledger::lock::LockError;
 use cowslip_model::api::{ErrorBody, ErrorCode};
 use cowslip_model::{Name, SandboxState};
 use cowslip_proto::client::CallError;
+use cowslip_registry::PullError;
 use cowslip_store::StoreError;
 use cowslip_vmm::VmmError;
 
@@ -63,6 +64,12 @@ pub enum EngineError {
     /// A value of the request.
     #[error("{0}")]
     Invalid(String),
+    /// A `run` of nothing.
+    #[error("run \"{template}\": there is no command, and its image names none")]
+    NoCommand {
+        /// The template.
+        template: String,
+    },
     /// No such object.
     #[error("there is no {kind} \"{reference}\"")]
     NotFound {
@@ -101,8 +108,8 @@ pub enum EngineError {
         /// Why it failed, where it did.
         reason: Option<String>,
     },
-    /// It was removed while it booted.
-    #[error("sandbox \"{name}\" was removed while it booted")]
+    /// It was removed while it booted, or while a step of a build was taken in it.
+    #[error("sandbox \"{name}\" was removed before it was ready")]
     CalledOff {
         /// The sandbox.
         name: Name,
@@ -182,6 +189,20 @@ pub enum EngineError {
         /// The cause.
         source: cowslip_image::ImportError,
     },
+    /// A template could not be exported.
+    #[error("export the template \"{name}\"")]
+    Export {
+        /// Its name.
+        name: String,
+        /// The cause.
+        source: cowslip_image::ExportError,
+    },
+    /// An image could not be pulled.
+    #[error(transparent)]
+    Pull(#[from] cowslip_registry::PullError),
+    /// The cache of images.
+    #[error(transparent)]
+    Cache(#[from] cowslip_registry::CacheError),
     /// A disk could not become a template.
     #[error("make the template \"{name}\"")]
     Flatten {
@@ -250,8 +271,10 @@ impl EngineError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Invalid(_)
+            | Self::NoCommand { .. }
             | Self::Ambiguous { .. }
             | Self::Import { .. }
+            | Self::Export { .. }
             | Self::Flatten { .. } => {
                 if self.disk_full() {
                     ErrorCode::NoSpace
@@ -260,6 +283,14 @@ impl EngineError {
                 }
             }
             Self::ImportKernel { .. } => ErrorCode::Invalid,
+            Self::Pull(error) => match error {
+                PullError::NotFound { .. } | PullError::NotCached { .. } => ErrorCode::NotFound,
+                PullError::Unauthorized { .. } => ErrorCode::Forbidden,
+                PullError::DiskFull { .. } | PullError::TooLarge { .. } => ErrorCode::NoSpace,
+                PullError::Image { .. } => ErrorCode::Invalid,
+                _ if self.disk_full() => ErrorCode::NoSpace,
+                _ => ErrorCode::Internal,
+            },
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Exists { .. } => ErrorCode::Exists,
             Self::State { .. }
@@ -351,6 +382,9 @@ impl EngineError {
                 Some(format!("stop it first, or use: cowslip rm --force {name}"))
             }
             Self::InUse { hint, .. } => Some((*hint).to_owned()),
+            Self::NoCommand { template } => Some(format!(
+                "a shell: cowslip run --rm -it {template} sh; just a sandbox: cowslip run -d {template}"
+            )),
             Self::Exists { .. } => Some("choose another name, or remove that one".to_owned()),
             Self::Rollback { cause, .. } => cause.hint(),
             _ if self.disk_full() => Some(

@@ -12,6 +12,7 @@
 
 mod boots;
 pub mod config;
+mod confinement;
 pub mod error;
 pub mod guest;
 pub mod images;
@@ -73,6 +74,10 @@ pub struct Engine {
     completing: Locks<CheckpointId>,
     /// Held while unused layers are collected, and while templates are imported or removed.
     collecting: tokio::sync::Mutex<()>,
+    /// What pulls images, once one was asked for.
+    puller: tokio::sync::OnceCell<Arc<cowslip_registry::Puller>>,
+    /// Held while a template is made of an image's layers.
+    importing: Locks<verbs::LayersKey>,
     /// Held while layers are merged.
     merging: tokio::sync::Mutex<()>,
     events: broadcast::Sender<Event>,

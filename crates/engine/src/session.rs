@@ -4,6 +4,8 @@ use bytes::Bytes;
 use cowslip_model::api::{ServerMessage, WindowSize};
 use tokio::sync::mpsc;
 
+use crate::error::EngineError;
+
 /// From the client, besides standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlFrame {
@@ -76,6 +78,22 @@ impl Session {
             .send(ServerFrame::Message(message))
             .await
             .is_ok()
+    }
+
+    /// The last word of a session: the exit code, or why it failed. None: there is nothing more to say.
+    pub(crate) async fn end(
+        outgoing: &mpsc::Sender<ServerFrame>,
+        outcome: Result<Option<i32>, EngineError>,
+    ) {
+        let last = match outcome {
+            Ok(Some(code)) => ServerMessage::Exited { code },
+            Ok(None) => return,
+            Err(error) => ServerMessage::Failed {
+                error: error.body(),
+            },
+        };
+        // A client that is gone wants no last word.
+        let _ = outgoing.send(ServerFrame::Message(last)).await;
     }
 
     /// Resolves when the client is gone.

@@ -96,6 +96,7 @@ impl Engine {
             used: record.used,
             entries: record.entries,
             source: record.source.clone(),
+            config: record.config.clone(),
             created_at: record.created_at,
             layers: layers
                 .iter()
@@ -136,6 +137,7 @@ impl Engine {
             sandbox: record.sandbox,
             sandbox_name: record.sandbox_name.clone(),
             template: record.spec.template,
+            disk_only: record.disk_only,
             cpus: record.spec.resources.cpus,
             memory: record.spec.resources.memory,
             memory_used: record.memory_bytes,

@@ -34,6 +34,7 @@ use crate::version;
         cowslip_model::api::Event,
         cowslip_model::api::ImportMessage,
         cowslip_model::api::ExecRequest,
+        cowslip_model::api::BuildStepRequest,
         cowslip_model::api::RunRequest,
         cowslip_model::api::ClientMessage,
         cowslip_model::api::ServerMessage,
@@ -50,9 +51,10 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(engine::gc))
         .routes(routes!(engine::shutdown))
         .routes(routes!(events::events))
-        .routes(routes!(templates::list, imports::tar))
-        .routes(routes!(imports::directory))
+        .routes(routes!(templates::list, imports::bytes))
+        .routes(routes!(imports::place))
         .routes(routes!(templates::inspect, templates::remove))
+        .routes(routes!(templates::export))
         .routes(routes!(templates::flatten))
         .routes(routes!(templates::diff))
         .routes(routes!(kernels::list, kernels::import))
@@ -66,6 +68,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(logs::logs))
         .routes(routes!(sessions::exec))
         .routes(routes!(sessions::run))
+        .routes(routes!(sessions::build_step))
         .routes(routes!(archive::read, archive::write))
         .routes(routes!(checkpoints::list, checkpoints::create))
         .routes(routes!(checkpoints::inspect, checkpoints::remove))

@@ -40,6 +40,7 @@ pub struct Script {
 struct State {
     steps: Vec<String>,
     dead: bool,
+    healed: bool,
     fired: Option<String>,
 }
 
@@ -80,6 +81,11 @@ impl Script {
         lock(&self.state).steps.clone()
     }
 
+    /// Lets nothing go wrong any more, however many times are left.
+    pub fn heal(&self) {
+        lock(&self.state).healed = true;
+    }
+
     /// Kills the engine now, between two steps.
     pub fn kill(&self) {
         lock(&self.state).dead = true;
@@ -94,7 +100,7 @@ impl Faults for Script {
         }
         let index = state.steps.len();
         state.steps.push(step.to_owned());
-        if index < self.first || index - self.first >= self.times {
+        if state.healed || index < self.first || index - self.first >= self.times {
             return Verdict::Proceed;
         }
         if self.verdict != Verdict::Proceed {

@@ -144,6 +144,8 @@ impl Rig {
             used: ByteSize(TEMPLATE_SIZE / 2),
             entries: 100,
             source: "directory".to_owned(),
+            config: None,
+            layers: None,
             stamp: site
                 .host
                 .head(&self.layout.template_image(TEMPLATE), 0)?

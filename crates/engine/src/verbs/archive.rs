@@ -88,12 +88,7 @@ impl Engine {
         chunks: mpsc::Receiver<Bytes>,
     ) -> Result<u64, EngineError> {
         let (record, agent) = self.agent_of(reference, "copy to").await?;
-        let body = stream::unfold(chunks, |mut chunks| async move {
-            chunks
-                .recv()
-                .await
-                .map(|chunk| (Ok::<_, std::io::Error>(chunk), chunks))
-        });
+        let body = body_of(chunks);
         agent
             .write_tar(Path::new(path), None, body)
             .await
@@ -106,4 +101,14 @@ impl Engine {
                 .into()
             })
     }
+}
+
+/// What a client sends, as the agent takes it.
+pub(crate) fn body_of(
+    chunks: mpsc::Receiver<Bytes>,
+) -> impl stream::Stream<Item = std::io::Result<Bytes>> + Send {
+    stream::unfold(chunks, |mut chunks| async move {
+        let chunk = chunks.recv().await?;
+        Some((Ok(chunk), chunks))
+    })
 }

@@ -129,6 +129,9 @@ impl Engine {
         let outcome = async {
             // An earlier checkpoint may have left open which layer the guest writes.
             self.settle_swap(id).await?;
+            if let Some(name) = &request.name {
+                self.discard_left_over(name, id).await?;
+            }
             let before = self.current(id)?;
             self.refuse_long_chain(&before)?;
             let live = self.live(&before)?;
@@ -243,6 +246,7 @@ impl Engine {
                         .template(sandbox.spec.template)?
                         .map(|found| found.digest),
                     kernel_digest: tx.kernel(sandbox.spec.kernel)?.map(|found| found.digest),
+                    disk_only: false,
                     memory_bytes: ByteSize(0),
                     memory_chain: 0,
                     whole_since: None,

@@ -22,7 +22,7 @@ const CPUS_MAX_FIRECRACKER: u32 = 32;
 /// Guest memory at least, in bytes: less boots no kernel with its initramfs.
 const MEMORY_MIN: u64 = 64 * MIB;
 /// Disks at most, in bytes: an ext4 file system's bound with 4 KiB blocks.
-const DISK_MAX: u64 = 16 << 40;
+pub(crate) const DISK_MAX: u64 = 16 << 40;
 /// Entries of a sandbox's environment at most, and bytes of all of them.
 const ENV_MAX: usize = 1024;
 const ENV_BYTES_MAX: usize = 256 << 10;
@@ -69,8 +69,9 @@ impl Engine {
             created_at: Timestamp::now(),
         };
         let record = self.record_new(request.name, spec, auto_remove, layer.id)?;
-        let record = self.begin_creation(record, &layer, |_| Ok(()))?;
+        self.remove_left_over(&record.name).await?;
         let _busy = self.lock(record.id).await;
+        let record = self.begin_creation(record, &layer, |_| Ok(()))?;
         let made = async {
             self.make_volume(&record, &layer, None).await?;
             self.change(
@@ -146,7 +147,8 @@ impl Engine {
     }
 
     /// Writes the record of a sandbox to be and of its layer, so that whatever comes next is known
-    /// to recovery. `check` may refuse, in the same transaction.
+    /// to recovery. `check` may refuse, in the same transaction. The caller holds its lock: one that is being
+    /// made and that nobody holds was left.
     pub(crate) fn begin_creation(
         &self,
         mut record: SandboxRecord,
@@ -218,7 +220,7 @@ impl Engine {
     }
 
     /// Turns a request into a specification, refusing what no machine can be.
-    fn spec_of(
+    pub(crate) fn spec_of(
         &self,
         request: &CreateRequest,
         template: &TemplateRecord,
@@ -289,11 +291,13 @@ impl Engine {
             }
             Some(disk) => ByteSize(disk.bytes().div_ceil(4096) * 4096),
         };
-        check_env(&request.env)?;
-        for (what, text) in [
-            ("working directory", &request.workdir),
-            ("user", &request.user),
-        ] {
+        let image = template.config.clone().unwrap_or_default();
+        let mut env = image.env;
+        env.extend(request.env.clone());
+        check_env(&env)?;
+        let workdir = request.workdir.clone().or(image.workdir);
+        let user = request.user.clone().or(image.user);
+        for (what, text) in [("working directory", &workdir), ("user", &user)] {
             if text
                 .as_ref()
                 .is_some_and(|text| text.is_empty() || text.contains('\0'))
@@ -301,11 +305,7 @@ impl Engine {
                 return invalid(format!("the {what} is empty or has a NUL"));
             }
         }
-        if request
-            .workdir
-            .as_ref()
-            .is_some_and(|dir| !dir.starts_with('/'))
-        {
+        if workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
             return invalid("the working directory must be an absolute path".to_owned());
         }
         let ttl = request.ttl.or(self.config.defaults.ttl);
@@ -315,9 +315,9 @@ impl Engine {
             template: template.id,
             kernel: kernel.id,
             resources: Resources { cpus, memory, disk },
-            env: request.env.clone(),
-            workdir: request.workdir.clone(),
-            user: request.user.clone(),
+            env,
+            workdir,
+            user,
             ttl,
             on_expiry,
             vmm,

@@ -41,6 +41,7 @@ impl Engine {
             self.check_kernel(),
             self.check_disk(),
             self.check_isolation(),
+            self.check_imports(),
             self.check_prepared(),
         ]);
         let differences = match self.differences().await {
@@ -145,6 +146,30 @@ impl Engine {
                 )
             }
             Err(error) => check("disk space", CheckStatus::Failed, error.to_string(), None),
+        }
+    }
+
+    fn check_imports(&self) -> Check {
+        let why = match cowslip_host::confine::is_possible() {
+            Ok(()) => {
+                let detail = "they are kept from the rest of the host and from any network";
+                return check("imports", CheckStatus::Ok, detail.to_owned(), None);
+            }
+            Err(error) => crate::error::chain(&error).join(": "),
+        };
+        match self.config.images.require_confinement {
+            true => check(
+                "imports",
+                CheckStatus::Failed,
+                why,
+                Some("boot a kernel with landlock (Linux 5.19 or later)"),
+            ),
+            false => check(
+                "imports",
+                CheckStatus::Warning,
+                format!("{why}; and the configuration allows that"),
+                Some("remove require_confinement = false from the configuration"),
+            ),
         }
     }
 

@@ -20,12 +20,17 @@ use cowslip_ledger::{
     CheckpointRecord, LayerRecord, LedgerError, Owner, SandboxRecord, Synchronous,
 };
 use cowslip_model::api::{self, CheckpointRequest, FlattenRequest, ImportMessage};
-use cowslip_model::{CheckpointId, LayerId, Name, SandboxId, SandboxState, TemplateId, Transition};
+use cowslip_model::{
+    CheckpointId, ImageConfig, LayerId, Name, SandboxId, SandboxState, TemplateId, Transition,
+};
 
 use crate::error::EngineError;
 use crate::live::Live;
 use crate::lookup::Source;
 use crate::verbs::checkpoint::Plan;
+use crate::verbs::create::check_env;
+use crate::verbs::import::platform_of;
+use crate::verbs::template::Provenance;
 use crate::{Engine, blocking, names, to_the_end};
 
 /// A checkpoint that is never published: it holds a frozen layer for as long as it is read.
@@ -47,6 +52,9 @@ impl Engine {
         request: FlattenRequest,
     ) -> Result<api::Template, EngineError> {
         self.refuse_taken(&request.name)?;
+        if let Some(config) = &request.config {
+            check_config(config)?;
+        }
         self.refuse_without_space("flatten")?;
         let source = self.find_source(&request.source)?;
         let engine = Arc::clone(self);
@@ -58,14 +66,12 @@ impl Engine {
                     let _making = engine.making(Owner::Checkpoint(id));
                     let pin = engine.pin(id, &record)?;
                     engine
-                        .flatten_chain(pin.layer, Some(pin), &request.name, &words)
+                        .flatten_chain(pin.layer, Some(pin), &request, &words)
                         .await
                 }
                 Source::Sandbox(record) => {
                     let words = format!("sandbox \"{}\"", record.name);
-                    engine
-                        .flatten_sandbox(record.id, &request.name, &words)
-                        .await
+                    engine.flatten_sandbox(record.id, &request, &words).await
                 }
             }
         })
@@ -75,7 +81,7 @@ impl Engine {
     async fn flatten_sandbox(
         self: &Arc<Self>,
         id: SandboxId,
-        name: &Name,
+        request: &FlattenRequest,
         source: &str,
     ) -> Result<api::Template, EngineError> {
         let busy = self.lock(id).await;
@@ -87,7 +93,9 @@ impl Engine {
             self.tidy_chain(id);
             // The frozen layers are held: whatever waits for the sandbox can go on.
             drop(busy);
-            return self.flatten_chain(pin.layer, Some(pin), name, source).await;
+            return self
+                .flatten_chain(pin.layer, Some(pin), request, source)
+                .await;
         }
         if record.state == SandboxState::Creating || self.has_machine(id)? {
             return Err(EngineError::State {
@@ -100,7 +108,7 @@ impl Engine {
         self.settle_swap(id).await?;
         let top = self.top_of(&self.current(id)?)?;
         // Nobody starts it before the lock goes.
-        let template = self.flatten_chain(top, None, name, source).await;
+        let template = self.flatten_chain(top, None, request, source).await;
         drop(busy);
         template
     }
@@ -222,17 +230,29 @@ impl Engine {
         &self,
         top: LayerId,
         pin: Option<Pin>,
-        name: &Name,
+        request: &FlattenRequest,
         source: &str,
     ) -> Result<api::Template, EngineError> {
         let id = TemplateId::random().map_err(LedgerError::from)?;
         let _making = self.making(Owner::Template(id));
+        let name = &request.name;
         let made = async {
             let layers = self.site.ledger.read(|tx| tx.chain(top))?;
             let imported = self.flatten_as(id, &layers, name).await?;
             // All is read. Before the publication, so that one that is told of leaves nothing behind.
             self.unpin(pin).await?;
-            self.publish_template(id, name, source, &imported).await
+            let below = layers.first().map(|base| base.template);
+            let below = match below {
+                Some(template) => self.site.ledger.read(|tx| tx.template(template))?,
+                None => None,
+            };
+            let config = request.config.clone();
+            let origin = Provenance {
+                source: source.to_owned(),
+                config: config.or_else(|| below.and_then(|template| template.config)),
+                layers: None,
+            };
+            self.publish_template(id, name, origin, &imported).await
         };
         let error = match made.await {
             Ok(ImportMessage::Done { template, .. }) => return Ok(*template),
@@ -272,4 +292,22 @@ impl Engine {
             skipped: Vec::new(),
         })
     }
+}
+
+/// Refuses what no sandbox could be run with.
+fn check_config(config: &ImageConfig) -> Result<(), EngineError> {
+    check_env(&config.env)?;
+    if let Some(platform) = &config.platform {
+        platform_of(platform)?;
+    }
+    let words = config.entrypoint.iter().chain(&config.cmd);
+    let mut texts = words.chain(&config.user).chain(&config.stop_signal);
+    let relative = |dir: &String| !dir.starts_with('/') || dir.contains('\0');
+    if texts.any(|text| text.contains('\0')) || config.workdir.as_ref().is_some_and(relative) {
+        return Err(EngineError::Invalid(
+            "how the template is run has a NUL, or a working directory that is not absolute"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }

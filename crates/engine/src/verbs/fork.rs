@@ -1,19 +1,31 @@
 //! `fork`: new sandboxes from a checkpoint, each with its own top layer and its own identity, all
-//! sharing what lies below. Restore is a fork with a count of one.
+//! sharing what lies below. They are published together: all of them run, or none is left. Restore is
+//! a fork with a count of one.
 
 use std::sync::Arc;
 
 use cowslip_ledger::{CheckpointRecord, LayerRecord, LedgerError, SandboxRecord};
 use cowslip_model::api::{self, ForkRequest};
-use cowslip_model::{LayerId, Name, Timestamp};
+use cowslip_model::{LayerId, Name, SandboxId, Timestamp};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::error::EngineError;
-use crate::verbs::boot::{Image, Origin};
+use crate::verbs::boot::{Image, Origin, Started};
 use crate::verbs::create::refuse_without_end;
 use crate::{Engine, to_the_end};
 
 /// Forks in one request at most.
 const COUNT_MAX: u32 = 256;
+
+/// A fork whose guest has answered, and which is no sandbox yet.
+struct Fork {
+    id: SandboxId,
+    /// Nobody else works on it.
+    busy: OwnedMutexGuard<()>,
+    started: Started,
+    /// What its memory stands on.
+    base: Option<u32>,
+}
 
 impl Engine {
     /// Restores sandboxes from a checkpoint, all at once: all of them run in the end, or none is left.
@@ -42,33 +54,27 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         to_the_end(async move {
-            let mut tasks = Vec::new();
-            for name in names {
-                let engine = Arc::clone(&engine);
-                let (checkpoint, request) = (checkpoint.clone(), request.clone());
-                tasks.push(tokio::spawn(async move {
-                    engine.fork_one(&checkpoint, &request, name).await
-                }));
-            }
+            let tasks: Vec<_> = names
+                .into_iter()
+                .map(|name| {
+                    let engine = Arc::clone(&engine);
+                    let (checkpoint, request) = (checkpoint.clone(), request.clone());
+                    tokio::spawn(async move { engine.fork_one(&checkpoint, &request, name).await })
+                })
+                .collect();
             let mut forks = Vec::new();
             let mut failed: Option<EngineError> = None;
             for task in tasks {
                 match task.await {
-                    Ok(Ok(record)) => forks.push(record),
+                    Ok(Ok(fork)) => forks.push(fork),
                     Ok(Err(error)) => failed = failed.or(Some(error)),
                     Err(error) => {
                         failed = failed.or(Some(EngineError::Internal(format!("fork: {error}"))));
                     }
                 }
             }
-            if let Some(mut error) = failed {
-                for record in forks {
-                    let _busy = engine.lock(record.id).await;
-                    error = error.and_rollback(engine.remove_locked(record.id).await);
-                }
-                return Err(error);
-            }
-            forks
+            let published = engine.publish_forks(forks, failed).await?;
+            published
                 .iter()
                 .map(|record| engine.view_sandbox(record))
                 .collect()
@@ -76,12 +82,45 @@ impl Engine {
         .await
     }
 
+    /// Publishes all forks together, or removes them where one failed: until then none of them is a sandbox.
+    async fn publish_forks(
+        self: &Arc<Self>,
+        forks: Vec<Fork>,
+        failed: Option<EngineError>,
+    ) -> Result<Vec<SandboxRecord>, EngineError> {
+        let mut held = Vec::new();
+        let mut machines = Vec::new();
+        for fork in forks {
+            held.push((fork.id, fork.busy));
+            let base = fork.base;
+            machines.push((fork.id, fork.started, move |sandbox: &mut SandboxRecord| {
+                sandbox.memory_base = base;
+            }));
+        }
+        let published = match failed {
+            Some(error) => {
+                drop(machines);
+                Err(error)
+            }
+            None => self.publish_all_running("fork: publish", machines),
+        };
+        match published {
+            Ok(published) => Ok(published),
+            Err(mut error) => {
+                for (id, _busy) in held {
+                    error = error.and_rollback(self.remove_locked(id).await);
+                }
+                Err(error)
+            }
+        }
+    }
+
     async fn fork_one(
         self: &Arc<Self>,
         checkpoint: &CheckpointRecord,
         request: &ForkRequest,
         name: Option<Name>,
-    ) -> Result<SandboxRecord, EngineError> {
+    ) -> Result<Fork, EngineError> {
         self.refuse_changed(checkpoint)?;
         let below = self
             .site
@@ -105,6 +144,8 @@ impl Engine {
         record.generation = checkpoint.generation + 1;
         record.forked_from = Some(checkpoint.id);
         record.main.clone_from(&checkpoint.main);
+        self.remove_left_over(&record.name).await?;
+        let busy = self.lock(record.id).await;
         let record = self.begin_creation(record, &top, |tx| {
             // It may have been removed since it was looked up; from here on its layer is held.
             match tx.checkpoint(checkpoint.id)? {
@@ -116,27 +157,32 @@ impl Engine {
                 }),
             }
         })?;
-        let _busy = self.lock(record.id).await;
         let outcome = async {
             self.make_volume(&record, &top, Some(&below)).await?;
-            let origin = Origin::Image {
-                image: Image::Checkpoint(checkpoint),
-                saved_by: &checkpoint.monitor,
-                new_identity: true,
-                generation: record.generation,
+            let origin = match checkpoint.disk_only {
+                true => Origin::Kernel,
+                false => Origin::Image {
+                    image: Image::Checkpoint(checkpoint),
+                    saved_by: &checkpoint.monitor,
+                    new_identity: true,
+                    generation: record.generation,
+                },
             };
             let started = self.start_machine(&record, top.id, origin).await?;
             let base = self.base_of(record.id, &started).await;
-            self.publish_running(record.id, "fork: publish", started, |sandbox| {
-                sandbox.memory_base = base;
-            })
+            Ok((started, base))
         };
         match outcome.await {
-            Ok(record) => {
-                self.ttl_changed.notify_one();
-                Ok(record)
+            Ok((started, base)) => Ok(Fork {
+                id: record.id,
+                busy,
+                started,
+                base,
+            }),
+            Err(error) => {
+                let error: EngineError = error;
+                Err(error.and_rollback(self.remove_locked(record.id).await))
             }
-            Err(error) => Err(error.and_rollback(self.remove_locked(record.id).await)),
         }
     }
 

@@ -1,11 +1,12 @@
-//! `gc`: releases what nothing needs, and tells what is left that cannot be attributed.
+//! `gc`: ends what verbs could not end, releases what nothing needs, and tells what is left that cannot be
+//! attributed.
 
 use std::sync::Arc;
 
-use cowslip_ledger::Owner;
 use cowslip_ledger::plan::Action;
-use cowslip_model::SandboxId;
+use cowslip_ledger::{HandleRow, Owner};
 use cowslip_model::api::GcReport;
+use cowslip_model::{ByteSize, SandboxId};
 
 use crate::Engine;
 use crate::error::{EngineError, chain};
@@ -14,11 +15,11 @@ use crate::verbs::layers::is_used;
 use crate::verbs::recover::in_words;
 
 impl Engine {
-    /// Releases layers and handles that nothing needs. What a verb is working on is left to it.
+    /// Settles what verbs left half-way, and releases layers and handles that nothing needs. What a verb is working on is left to it.
     ///
     /// # Errors
     /// When the ledger or the host cannot be read.
-    pub async fn gc(self: &Arc<Self>) -> Result<GcReport, EngineError> {
+    pub async fn gc(self: &Arc<Self>, images: bool) -> Result<GcReport, EngineError> {
         let engine = Arc::clone(self);
         to_the_end(async move {
             let mut report = GcReport {
@@ -40,6 +41,11 @@ impl Engine {
                             .await?
                             .map_err(Into::into)
                     }
+                    Action::Settle { sandbox, .. } | Action::Remove { sandbox, .. } => {
+                        let _busy = engine.lock(sandbox).await;
+                        engine.put_in_order(sandbox).await
+                    }
+                    Action::Discard { checkpoint } => engine.discard_unpublished(checkpoint).await,
                     Action::Collect { .. } => continue,
                     _ => {
                         report.left.push(words);
@@ -55,6 +61,15 @@ impl Engine {
             }
             match engine.collect_layers().await {
                 Ok(layers) => report.released.extend(layers),
+                Err(error) => report.left.push(chain(&error).join(": ")),
+            }
+            match engine.collect_blobs(images).await {
+                Ok(blobs) if blobs.files == 0 => {}
+                Ok(blobs) => report.released.push(format!(
+                    "{} files of images, {}",
+                    blobs.files,
+                    ByteSize(blobs.bytes)
+                )),
                 Err(error) => report.left.push(chain(&error).join(": ")),
             }
             Ok(report)
@@ -73,6 +88,10 @@ impl Engine {
             .ledger
             .read(|tx| Ok::<_, EngineError>((tx.checkpoints()?, tx.handles()?)))?;
         let being_made = self.being_made();
+        let has_row = |stray: &HandleRow| {
+            let is_it = |row: &HandleRow| row.kind == stray.kind && row.spec == stray.spec;
+            rows.iter().any(is_it)
+        };
         Ok(plan
             .into_iter()
             .filter(|action| match action {
@@ -92,17 +111,20 @@ impl Engine {
                     let owner = Owner::Layer(*layer);
                     collecting.is_ok() && !being_made.contains(&owner) && !is_used(owner, &rows)
                 }
+                // Every object has its row before it is there: one that has none now is nobody's.
+                Action::ReleaseStray { row, .. } => !has_row(row),
                 _ => true,
             })
             .collect())
     }
 
     /// Whether a verb works on this sandbox now.
-    fn is_busy(&self, id: SandboxId) -> bool {
+    pub(crate) fn is_busy(&self, id: SandboxId) -> bool {
         self.locks.is_locked(id)
     }
 
-    /// Marks that handles of `owner`, which has no record yet, are being made; until the guard goes.
+    /// Marks that handles of `owner`, which has no published record, are being made or released; until the guard
+    /// goes.
     pub(crate) fn making(&self, owner: Owner) -> Making<'_> {
         self.making_table().insert(owner);
         Making {

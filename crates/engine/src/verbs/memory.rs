@@ -160,7 +160,7 @@ impl Engine {
         Ok(whole)
     }
 
-    /// Refuses a checkpoint whose template or kernel is another than when it was taken.
+    /// Refuses a checkpoint whose template is another than when it was taken, or whose memory is of another kernel.
     pub(crate) fn refuse_changed(&self, checkpoint: &CheckpointRecord) -> Result<(), EngineError> {
         let (template, kernel) = self.site.ledger.read(|tx| {
             let template = tx.template(checkpoint.spec.template)?;
@@ -174,8 +174,10 @@ impl Engine {
             ("template's image", &checkpoint.template_digest, template),
             ("kernel", &checkpoint.kernel_digest, kernel),
         ] {
+            // Where there is no memory, whatever kernel is here boots.
             if let Some(saved) = saved
                 && present.as_ref() != Some(saved)
+                && (what != "kernel" || !checkpoint.disk_only)
             {
                 let present = present.map_or_else(
                     || "is not here".to_owned(),

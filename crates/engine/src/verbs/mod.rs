@@ -3,6 +3,7 @@
 mod archive;
 mod boot;
 mod broken_disk;
+mod build;
 mod checkpoint;
 mod create;
 mod diff;
@@ -10,10 +11,12 @@ mod doctor;
 mod events;
 mod exec;
 mod expire;
+mod export;
 mod fallback;
 mod flatten;
 mod fork;
 mod gc;
+mod import;
 mod info;
 mod kernel;
 mod layers;
@@ -36,4 +39,7 @@ mod stop;
 mod template;
 mod watch;
 
+pub use export::Pieces;
+pub(crate) use import::LayersKey;
+pub use import::{Local as LocalSource, RegistryImage, Source as ImportSource};
 pub use logs::LogKind;

@@ -116,14 +116,7 @@ impl Engine {
                 if let Some(live) = &live {
                     self.catch_up(record, live).await;
                 }
-                let settled =
-                    self.change(id, "pause: give up", Synchronous::Normal, |sandbox, _| {
-                        sandbox.transition = None;
-                        sandbox.paused_image = false;
-                        Ok(None)
-                    });
-                let discarded = self.discard_image(id);
-                error.and_rollback(settled.map(drop).and(discarded))
+                error.and_rollback(self.keep_running(id, "pause: give up"))
             }
             Err(resume_error) => {
                 let error = error.and_resume(Err(resume_error));
@@ -132,6 +125,16 @@ impl Engine {
                 error.and_rollback(ended.and(settled))
             }
         }
+    }
+
+    /// Writes down that the machine is the sandbox, and removes an image of it.
+    pub(crate) fn keep_running(&self, id: SandboxId, step: &str) -> Result<(), EngineError> {
+        self.change(id, step, Synchronous::Normal, |sandbox, _| {
+            sandbox.transition = None;
+            sandbox.paused_image = false;
+            Ok(None)
+        })?;
+        self.discard_image(id)
     }
 
     /// Removes a paused image that is no longer (or not yet) the sandbox.

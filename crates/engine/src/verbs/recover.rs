@@ -29,6 +29,8 @@ impl Engine {
     /// # Errors
     /// When the ledger or the host cannot be read.
     pub async fn recovery_plan(&self) -> Result<Vec<Action>, EngineError> {
+        // Before the records: what is published in between is in one of the two.
+        let being_made = self.being_made();
         let books = self.site.ledger.read(|tx| {
             Ok::<_, EngineError>(Books {
                 sandboxes: tx.sandboxes()?,
@@ -40,7 +42,7 @@ impl Engine {
                     .iter()
                     .map(|template| Owner::Template(template.id))
                     .chain(tx.kernels()?.iter().map(|kernel| Owner::Kernel(kernel.id)))
-                    .chain(self.being_made())
+                    .chain(being_made)
                     .collect::<BTreeSet<_>>(),
             })
         })?;
@@ -140,19 +142,34 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let id = left.id;
         tracing::warn!(sandbox = %left.name, transition = ?left.transition, "a verb did not come to its end");
-        if let Some(live) = self.live.get(id) {
+        // A machine that still runs goes on, unless its image is complete: that is the sandbox then.
+        if let Some(live) = self.live.get(id)
+            && left.state == SandboxState::Running
+            && !left.paused_image
+        {
             self.settle_swap(id).await?;
             self.volumes.settle(&self.site, id).await?;
             if !self.water.is_frozen(id) {
                 self.go_on(&left, &live).await?;
             }
-            self.change(id, "finish: goes on", Synchronous::Normal, |sandbox, _| {
-                sandbox.transition = None;
-                sandbox.paused_image = false;
-                Ok(None)
-            })?;
-            return Ok(());
+            return self.keep_running(id, "finish: goes on");
         }
+        self.carry_out_all_of(id).await
+    }
+
+    /// Ends what verbs of this engine left of a sandbox. The caller holds its lock.
+    pub(crate) async fn put_in_order(self: &Arc<Self>, id: SandboxId) -> Result<(), EngineError> {
+        match self.site.ledger.read(|tx| tx.sandbox(id))? {
+            Some(left) if left.transition.is_some() => self.finish_interrupted(left).await,
+            // Its watch sees to a machine that has just ended.
+            Some(_) if self.live.get(id).is_some() => Ok(()),
+            Some(_) => self.carry_out_all_of(id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the plan has for one sandbox; the caller holds its lock.
+    async fn carry_out_all_of(self: &Arc<Self>, id: SandboxId) -> Result<(), EngineError> {
         let about = |action: &Action| match action {
             Action::Adopt { sandbox }
             | Action::Settle { sandbox, .. }
@@ -174,7 +191,7 @@ impl Engine {
     }
 
     /// Connects to a machine that an earlier engine started (R46); one that does not answer has
-    /// failed.
+    /// failed. The caller holds the lock.
     async fn adopt(self: &Arc<Self>, id: SandboxId) -> Result<(), EngineError> {
         let Some(record) = self.site.ledger.read(|tx| tx.sandbox(id))? else {
             return Ok(());
@@ -234,19 +251,14 @@ impl Engine {
                 tracing::warn!(sandbox = %record.name, %error, "the guest does not answer yet");
             }
         }
-        self.change(id, "adopt: publish", Synchronous::Normal, |sandbox, _| {
-            sandbox.transition = None;
-            sandbox.paused_image = false;
-            Ok(None)
-        })?;
-        self.discard_image(id)?;
+        self.keep_running(id, "adopt: publish")?;
         self.live.insert(id, Arc::clone(&live));
         self.watch(id, Arc::clone(&live));
         self.follow_main_again(record, &live);
         Ok(())
     }
 
-    /// Ends what is left of a machine and puts the sandbox where it belongs.
+    /// Ends what is left of a machine and puts the sandbox where it belongs. The caller holds the lock.
     async fn settle_found(
         &self,
         id: SandboxId,

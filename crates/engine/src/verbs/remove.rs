@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use cowslip_ledger::{Owner, Synchronous};
-use cowslip_model::{SandboxId, SandboxState, Transition};
+use cowslip_ledger::{Owner, SandboxRecord, Synchronous};
+use cowslip_model::{Name, SandboxId, SandboxState, Transition};
 
 use crate::error::EngineError;
 use crate::unwind::unwind;
@@ -20,8 +20,9 @@ impl Engine {
         let engine = Arc::clone(self);
         to_the_end(async move {
             let id = record.id;
-            // Waiting for a start that may take minutes would keep `rm --force` from ending it.
-            if force && record.transition == Some(Transition::Starting) {
+            // Waiting for a start, or a step of a build, would keep `rm --force` from ending it.
+            let may_take_long = [Transition::Starting, Transition::Creating].map(Some);
+            if force && may_take_long.contains(&record.transition) {
                 engine.boots.call_off(id);
             }
             let _busy = engine.lock(id).await;
@@ -42,6 +43,26 @@ impl Engine {
             engine.remove_locked(id).await
         })
         .await
+    }
+
+    /// Removes what is left of a sandbox of that name which was never whole and which nobody works on: its
+    /// verb failed, and its clean-up too.
+    pub(crate) async fn remove_left_over(&self, name: &Name) -> Result<(), EngineError> {
+        let found = self.site.ledger.read(|tx| tx.sandbox_named(name))?;
+        let half_made = |one: &SandboxRecord| one.state == SandboxState::Creating;
+        let Some(left) = found.filter(half_made) else {
+            return Ok(());
+        };
+        // Whoever makes it has its lock.
+        let Some(_busy) = self.try_lock(left.id) else {
+            return Ok(());
+        };
+        let found = self.site.ledger.read(|tx| tx.sandbox(left.id))?;
+        if !found.as_ref().is_some_and(half_made) {
+            return Ok(());
+        }
+        tracing::warn!(sandbox = %left.name, "a sandbox that was never whole was left; it goes");
+        self.remove_locked(left.id).await
     }
 
     /// Removes a sandbox in whatever state; the caller holds its lock. Can be tried again.
@@ -75,7 +96,12 @@ impl Engine {
                 self.collect(&collecting).await.map(drop)
             }
             Err(error) => {
-                let settled = self.settle(id, "remove: settle", SandboxState::Failed, Some(&error));
+                // One that was never whole is nothing to keep: whoever wants its name removes it first.
+                let state = match record.state {
+                    SandboxState::Creating => SandboxState::Creating,
+                    _ => SandboxState::Failed,
+                };
+                let settled = self.settle(id, "remove: settle", state, Some(&error));
                 Err(error.and_rollback(settled))
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cowslip_ledger::{Owner, SandboxRecord, Synchronous};
-use cowslip_model::CheckpointId;
+use cowslip_model::{CheckpointId, Name, SandboxId};
 
 use crate::error::EngineError;
 use crate::unwind::unwind;
@@ -20,6 +20,51 @@ impl Engine {
                 tx.delete_checkpoint(id)
             })
             .map_err(EngineError::from)
+    }
+
+    /// Discards the unpublished checkpoint of that name which a verb left when its clean-up failed too, so that
+    /// the name is free again. The caller holds the lock of `holds`.
+    pub(crate) async fn discard_left_over(
+        &self,
+        name: &Name,
+        holds: SandboxId,
+    ) -> Result<(), EngineError> {
+        let found = self.site.ledger.read(|tx| tx.checkpoint_named(name))?;
+        let Some(left) = found.filter(|one| !one.ready) else {
+            return Ok(());
+        };
+        // Whoever works on it has the lock of its sandbox, or has marked that it is being made.
+        let busy = match left.sandbox == holds {
+            true => None,
+            false => Some(self.try_lock(left.sandbox)),
+        };
+        match busy {
+            Some(None) => Ok(()),
+            _ => self.discard_if_unpublished(left.id).await,
+        }
+    }
+
+    /// Discards a checkpoint that was never published, or was withdrawn, unless somebody works on it.
+    pub(crate) async fn discard_unpublished(&self, id: CheckpointId) -> Result<(), EngineError> {
+        let Some(left) = self.site.ledger.read(|tx| tx.checkpoint(id))? else {
+            return Ok(());
+        };
+        let _busy = self.lock(left.sandbox).await;
+        self.discard_if_unpublished(id).await
+    }
+
+    /// The same; the caller holds the lock of its sandbox.
+    async fn discard_if_unpublished(&self, id: CheckpointId) -> Result<(), EngineError> {
+        // In this order: what is published in between was being made before.
+        let worked_on = self.being_made().contains(&Owner::Checkpoint(id));
+        let left = self.site.ledger.read(|tx| tx.checkpoint(id))?;
+        match left.filter(|one| !one.ready && !worked_on) {
+            Some(left) => {
+                tracing::warn!(checkpoint = %left.name, "an unpublished checkpoint was left; it goes");
+                self.discard_checkpoint(left.id).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Removes a checkpoint: its memory and state files, and the layers only it needed (R37).
@@ -57,7 +102,8 @@ impl Engine {
                 let _busy = engine.lock(fork.id).await;
                 engine.remove_locked(fork.id).await?;
             }
-            // From here on nobody sees it; a crash leaves an unpublished one, which recovery discards.
+            // From here on nobody sees it, and nobody else discards it; a crash leaves an unpublished one, which recovery discards.
+            let _making = engine.making(Owner::Checkpoint(record.id));
             engine
                 .site
                 .ledger

@@ -16,7 +16,7 @@ use cowslip_proto::client::{ExecEvent, ExecEvents, ExecSession};
 
 use crate::error::EngineError;
 use crate::live::Live;
-use crate::session::{ServerFrame, Session};
+use crate::session::Session;
 use crate::verbs::checkpoint::micros;
 use crate::verbs::exec::{Outcome, Pump, agent_id, start_process};
 use crate::verbs::logs::MAIN_LOG;
@@ -31,14 +31,7 @@ impl Engine {
         let engine = Arc::clone(self);
         let outgoing = session.outgoing.clone();
         let outcome = to_the_end(async move { engine.run_in(request, session).await }).await;
-        let last = match outcome {
-            Ok(Some(code)) => ServerMessage::Exited { code },
-            Ok(None) => return,
-            Err(error) => ServerMessage::Failed {
-                error: error.body(),
-            },
-        };
-        let _ = outgoing.send(ServerFrame::Message(last)).await;
+        Session::end(&outgoing, outcome).await;
     }
 
     async fn run_in(
@@ -47,13 +40,11 @@ impl Engine {
         session: Session,
     ) -> Result<Option<i32>, EngineError> {
         let begun = Instant::now();
+        let exec = self.main_process(&request)?;
         let record = self.create_record(request.sandbox, request.remove).await?;
         let id = record.id;
         progress(&session, "created", begun).await;
-        match self
-            .bring_up(&record, request.exec, request.keep, &session)
-            .await
-        {
+        match self.bring_up(&record, exec, request.keep, &session).await {
             Ok(Up::Process(started, exec)) => {
                 self.follow_session(id, *started, exec, session).await
             }
@@ -67,6 +58,29 @@ impl Engine {
                 Err(error.and_rollback(self.remove_locked(id).await))
             }
         }
+    }
+
+    /// What is to be run, with the words that the template's image has for it. In the background it may be
+    /// nothing.
+    fn main_process(&self, request: &RunRequest) -> Result<Option<ExecRequest>, EngineError> {
+        let Some(exec) = &request.exec else {
+            return Ok(None);
+        };
+        let reference = &request.sandbox.template;
+        let image = self.find_template(reference)?.config.unwrap_or_default();
+        let argv = image.command(request.entrypoint.clone(), exec.argv.clone());
+        if argv.is_empty() && exec.detach {
+            return Ok(None);
+        }
+        if argv.is_empty() {
+            return Err(EngineError::NoCommand {
+                template: reference.clone(),
+            });
+        }
+        Ok(Some(ExecRequest {
+            argv,
+            ..exec.clone()
+        }))
     }
 
     /// Starts the sandbox and its main process.

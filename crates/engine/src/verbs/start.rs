@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use cowslip_ledger::{SandboxRecord, Synchronous};
+use cowslip_ledger::{EventRecord, LedgerError, SandboxRecord, Synchronous};
 use cowslip_model::api;
 use cowslip_model::{OnExpiry, SandboxId, SandboxState, Timestamp, Transition};
 
 use crate::error::EngineError;
+use crate::live::Live;
 use crate::verbs::boot::{Origin, StartTimes, Started};
 use crate::verbs::checkpoint::micros;
 use crate::{Engine, to_the_end};
@@ -69,41 +70,71 @@ impl Engine {
         started: Started,
         more: impl FnOnce(&mut SandboxRecord),
     ) -> Result<SandboxRecord, EngineError> {
-        let Started {
-            live,
-            boot_times,
-            monitor,
-            times,
-            image: _,
-        } = started;
-        let record = self.change(id, step, Synchronous::Normal, |sandbox, tx| {
-            sandbox.state = SandboxState::Running;
-            sandbox.transition = None;
-            sandbox.reason = None;
-            sandbox.monitor = Some(monitor);
-            sandbox.started_at = Some(Timestamp::now());
-            sandbox.phases.clone_from(&times.phases);
-            sandbox.memory_base = None;
-            // One that is to be kept has its time anew with every run.
-            if let (Some(ttl), OnExpiry::Pause | OnExpiry::Stop) =
-                (sandbox.spec.ttl, sandbox.spec.on_expiry)
-            {
-                sandbox.expires_at = Some(Timestamp::now().after(ttl.duration()));
-            }
-            more(sandbox);
-            let detail = serde_json::json!({
-                "monitor_us": micros(times.monitor),
-                "guest_us": micros(times.guest),
-                "kernel_us": boot_times.kernel_us,
-                "agent_us": boot_times.agent_us,
-            });
-            tx.emit("sandbox.started", id, Some(&sandbox.name), detail)
-                .map(Some)
-        })?;
+        let published = self.publish_all_running(step, vec![(id, started, more)])?;
+        let record = published.into_iter().next();
+        record.ok_or_else(|| EngineError::Internal("a sandbox was not published".to_owned()))
+    }
+
+    /// The same for several: all of them, or none.
+    pub(crate) fn publish_all_running<F: FnOnce(&mut SandboxRecord)>(
+        self: &Arc<Self>,
+        step: &str,
+        machines: Vec<(SandboxId, Started, F)>,
+    ) -> Result<Vec<SandboxRecord>, EngineError> {
+        let published = self
+            .site
+            .ledger
+            .write(step, Synchronous::Normal, move |tx| {
+                let mut published = Vec::new();
+                for (id, started, more) in machines {
+                    let mut sandbox = tx
+                        .sandbox(id)?
+                        .ok_or_else(|| LedgerError::Missing(format!("sandbox {id}")))?;
+                    runs_now(&mut sandbox, &started);
+                    more(&mut sandbox);
+                    tx.put_sandbox(&sandbox)?;
+                    let Started {
+                        live,
+                        boot_times,
+                        times,
+                        ..
+                    } = started;
+                    let detail = serde_json::json!({
+                        "monitor_us": micros(times.monitor),
+                        "guest_us": micros(times.guest),
+                        "kernel_us": boot_times.kernel_us,
+                        "agent_us": boot_times.agent_us,
+                    });
+                    let event = tx.emit("sandbox.started", id, Some(&sandbox.name), detail)?;
+                    published.push((sandbox, live, event));
+                }
+                Ok::<_, EngineError>(published)
+            })?;
         self.ttl_changed.notify_one();
-        self.live.insert(id, Arc::clone(&live));
-        self.watch(id, Arc::clone(&live));
-        self.follow_main_again(&record, &live);
-        Ok(record)
+        let record = |(record, live, event): (SandboxRecord, Arc<Live>, EventRecord)| {
+            self.announce(event);
+            self.live.insert(record.id, Arc::clone(&live));
+            self.watch(record.id, Arc::clone(&live));
+            self.follow_main_again(&record, &live);
+            record
+        };
+        Ok(published.into_iter().map(record).collect())
+    }
+}
+
+/// What a sandbox's record says once its machine runs.
+fn runs_now(sandbox: &mut SandboxRecord, started: &Started) {
+    sandbox.state = SandboxState::Running;
+    sandbox.transition = None;
+    sandbox.reason = None;
+    sandbox.monitor = Some(started.monitor.clone());
+    sandbox.started_at = Some(Timestamp::now());
+    sandbox.phases.clone_from(&started.times.phases);
+    sandbox.memory_base = None;
+    // One that is to be kept has its time anew with every run.
+    if let (Some(ttl), OnExpiry::Pause | OnExpiry::Stop) =
+        (sandbox.spec.ttl, sandbox.spec.on_expiry)
+    {
+        sandbox.expires_at = Some(Timestamp::now().after(ttl.duration()));
     }
 }

@@ -78,7 +78,7 @@ impl Engine {
     }
 
     /// What is told to be stopped survives a power cut.
-    async fn sync_disk(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+    pub(crate) async fn sync_disk(&self, record: &SandboxRecord) -> Result<(), EngineError> {
         let Some(top) = record.layer else {
             return Ok(());
         };

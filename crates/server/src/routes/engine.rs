@@ -4,10 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use cowslip_model::api::{DoctorReport, ErrorBody, GcReport, Info};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Answer, Api};
+use crate::extract::Query;
 use crate::version::VERSION;
 
 /// The engine's version.
@@ -50,13 +51,23 @@ pub(crate) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(crate::router::openapi())
 }
 
+/// What is released beside what nothing owns.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Collected {
+    /// All downloads of images that no import uses now, and not only what the cache may not keep.
+    #[serde(default)]
+    images: bool,
+}
+
 /// Releases what no sandbox owns.
-#[utoipa::path(post, path = "/v1/gc", tag = "engine", responses(
+#[utoipa::path(post, path = "/v1/gc", tag = "engine", params(Collected), responses(
     (status = OK, body = GcReport),
     (status = "default", body = ErrorBody),
 ))]
-pub(crate) async fn gc(State(api): State<Api>) -> Answer<GcReport> {
-    Ok(Json(api.engine.gc().await?))
+pub(crate) async fn gc(State(api): State<Api>, Query(query): Query<Collected>) -> Answer<GcReport> {
+    Ok(Json(api.engine.gc(query.images).await?))
 }
 
 /// Ends the engine when what is under way is finished. Sandboxes keep running.

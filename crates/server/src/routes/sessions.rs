@@ -5,7 +5,7 @@ use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use cowslip_engine::Session;
-use cowslip_model::api::{ErrorBody, ErrorCode, ExecRequest, RunRequest};
+use cowslip_model::api::{BuildStepRequest, ErrorBody, ErrorCode, ExecRequest, RunRequest};
 
 use super::Api;
 use crate::error::ApiError;
@@ -46,6 +46,25 @@ pub(crate) async fn run(
         upgrade,
         async move |api, request: RunRequest, session| {
             api.engine.run(request, session).await;
+        },
+    )
+}
+
+/// One step of a build. A WebSocket; the first text message is a `BuildStepRequest`. A step that unpacks reads its
+/// tar as standard input, once it has started. After exit code 0 its checkpoint is there.
+#[utoipa::path(get, path = "/v1/build/step", tag = "sessions", responses(
+    (status = SWITCHING_PROTOCOLS, description = "a session"),
+    (status = "default", body = ErrorBody),
+))]
+pub(crate) async fn build_step(
+    State(api): State<Api>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    open(
+        api,
+        upgrade,
+        async move |api, request: BuildStepRequest, session| {
+            api.engine.build_step(request, session).await;
         },
     )
 }

@@ -3,11 +3,15 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use cowslip_model::api::{Diff, ErrorBody, FlattenRequest, Template};
+use axum::response::Response;
+use cowslip_model::api::{Diff, ErrorBody, ExportFormat, FlattenRequest, Template};
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{Answer, Api};
 use crate::error::ApiError;
-use crate::extract;
+use crate::{body, extract};
 
 /// Every template.
 #[utoipa::path(get, path = "/v1/templates", tag = "templates", responses(
@@ -24,6 +28,39 @@ pub(crate) async fn list(State(api): State<Api>) -> Answer<Vec<Template>> {
     responses((status = OK, body = Template), (status = "default", body = ErrorBody)))]
 pub(crate) async fn inspect(State(api): State<Api>, Path(name): Path<String>) -> Answer<Template> {
     Ok(Json(api.engine.template(&name)?))
+}
+
+/// As what.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct As {
+    /// None: a tar of the root file system.
+    #[serde(default)]
+    format: ExportFormat,
+    /// What the image in an archive is called; none: `latest`.
+    tag: Option<String>,
+}
+
+/// A template as a file. An answer that breaks off is no archive.
+#[utoipa::path(get, path = "/v1/templates/{template}/export", tag = "templates",
+    params(("template" = String, Path, description = "name or id"), As),
+    responses(
+        (status = OK, description = "a tar", content_type = "application/x-tar"),
+        (status = "default", body = ErrorBody),
+    ))]
+pub(crate) async fn export(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    extract::Query(wanted): extract::Query<As>,
+) -> Result<Response, ApiError> {
+    let exported = api.engine.export(&name, wanted.format, wanted.tag);
+    let (first, rest) = exported.await?;
+    let first = stream::iter(first.map(Ok));
+    let pieces = first
+        .chain(body::stream(rest))
+        .map(|piece| piece.inspect_err(|error| tracing::warn!(%error, "an export broke off")));
+    Ok(body::octets("application/x-tar", pieces))
 }
 
 /// Removes a template that nothing stands on.

@@ -57,10 +57,24 @@ async fn every_error_is_an_error_body() {
         ),
         (
             Method::POST,
-            "/v1/templates/directory",
-            r#"{"name":"k","path":"relative"}"#,
+            "/v1/templates/import",
+            r#"{"name":"k","source":{"type":"directory","path":"relative"}}"#,
             400,
         ),
+        (
+            Method::POST,
+            "/v1/templates/import",
+            r#"{"name":"k","source":{"type":"oci-layout","path":"/x"},"options":{"platform":"plan9"}}"#,
+            400,
+        ),
+        (
+            Method::POST,
+            "/v1/templates/import",
+            r#"{"name":"k","source":{"type":"floppy","path":"/x"}}"#,
+            400,
+        ),
+        (Method::POST, "/v1/templates?name=k&format=floppy", "", 400),
+        (Method::POST, "/v1/templates?name=k&entrypoint=sh", "", 400),
         (Method::POST, "/v1/templates?name=UPPER", "", 400),
     ];
     for (method, path, body, status) in cases {

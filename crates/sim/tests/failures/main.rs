@@ -16,5 +16,6 @@
 
 mod bench;
 mod matrix;
+mod repeat;
 mod sequences;
 mod witnesses;
