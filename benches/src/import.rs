@@ -75,7 +75,7 @@ fn import(lab: &Lab, source: &Path) -> Result<std::time::Duration, Failure> {
 }
 
 /// Debian keeps these outside the PATH of ordinary users.
-fn e2fsprogs(name: &str) -> PathBuf {
+pub(crate) fn e2fsprogs(name: &str) -> PathBuf {
     ["/usr/sbin", "/sbin"]
         .iter()
         .map(|directory| Path::new(directory).join(name))

@@ -17,6 +17,7 @@ mod branch;
 mod checkpoint;
 mod exec;
 mod floor;
+mod images;
 mod import;
 mod lab;
 mod run;
@@ -39,6 +40,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("checkpoint", checkpoint::bench),
     ("branch", branch::bench),
     ("import", import::bench),
+    ("images", images::bench),
 ];
 
 fn main() -> ExitCode {

@@ -49,6 +49,8 @@ impl Lab {
             used: ByteSize(size),
             entries: 1,
             source: "directory".to_owned(),
+            config: None,
+            layers: None,
             stamp: cowslip_host::head::head(&image, 0)?.map(|head| head.stamp),
             created_at: Timestamp(0),
         };

@@ -118,7 +118,7 @@ pub(crate) enum Command {
     /// Say what the engine is and uses
     Info,
     /// Release whatever no sandbox owns
-    Gc,
+    Gc(commands::host::Gc),
     /// Run the engine in the foreground
     Serve(commands::serve::Serve),
     /// Print the versions of this command and of the engine

@@ -7,6 +7,7 @@
 
 mod args;
 mod autostart;
+mod build;
 mod client;
 mod commands;
 mod cp;

@@ -228,9 +228,19 @@ impl Running {
     /// # Panics
     /// When it ends without.
     pub fn wait_for(&self, text: &str) {
-        let found = self
-            .stdout
-            .wait_until(|bytes| contains(bytes, text.as_bytes()));
+        self.wait_in(&self.stdout, text);
+    }
+
+    /// The same of its standard error.
+    ///
+    /// # Panics
+    /// When it ends without.
+    pub fn wait_for_error(&self, text: &str) {
+        self.wait_in(&self.stderr, text);
+    }
+
+    fn wait_in(&self, stream: &Stream, text: &str) {
+        let found = stream.wait_until(|bytes| contains(bytes, text.as_bytes()));
         assert!(
             found,
             "\"{}\" never printed {text:?}, but {:?} and on standard error {:?}",

@@ -17,19 +17,23 @@ mod archive;
 mod assets;
 mod call;
 mod changes;
+mod image;
 mod instance;
 mod mounted;
+mod registry;
 mod survivors;
 mod terminal;
 
 use std::time::Duration;
 
 pub use archive::{Tar, box_tar, one_program_tar, read_tar};
-pub use assets::{Kernel, rootfs_tar};
+pub use assets::{Kernel, missing, rootfs_tar};
 pub use call::{Call, Done, Running};
 pub use changes::Changes;
+pub use image::ContainerImage;
 pub use instance::{Backend, Instance, Setup};
 pub use mounted::Mounted;
+pub use registry::Registry;
 pub use terminal::Terminal;
 
 /// Long enough for a loaded machine: only a failure ever waits so long.

@@ -1,5 +1,6 @@
 //! `doctor`, `info`, `gc`, `version`: the engine and its host.
 
+use clap::Args;
 use cowslip_model::api::{DoctorReport, GcReport, Info};
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +28,24 @@ pub(super) async fn info(context: &Context) -> Result<u8, Failure> {
     Ok(0)
 }
 
-pub(super) async fn gc(context: &Context) -> Result<u8, Failure> {
-    let report: GcReport = context.client.post(Path::to("gc"), &NOTHING).await?;
-    context.output.show(&report, views::gc)?;
-    Ok(if report.left.is_empty() { 0 } else { UNHEALTHY })
+/// Release whatever no sandbox owns.
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Forget all downloads of images too, and not only what the cache may not keep
+    #[arg(long)]
+    images: bool,
+}
+
+impl Gc {
+    pub(super) async fn run(self, context: &Context) -> Result<u8, Failure> {
+        let path = match self.images {
+            true => Path::to("gc").query("images", "true"),
+            false => Path::to("gc"),
+        };
+        let report: GcReport = context.client.post(path, &NOTHING).await?;
+        context.output.show(&report, views::gc)?;
+        Ok(if report.left.is_empty() { 0 } else { UNHEALTHY })
+    }
 }
 
 /// What `GET /v1/version` answers.

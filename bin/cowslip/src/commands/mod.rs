@@ -8,7 +8,7 @@ pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
-mod host;
+pub(crate) mod host;
 pub(crate) mod inspect;
 pub(crate) mod kernel;
 pub(crate) mod lifecycle;
@@ -101,7 +101,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Events(verb) => verb.run(context).await,
         Command::Doctor => host::doctor(context).await,
         Command::Info => host::info(context).await,
-        Command::Gc => host::gc(context).await,
+        Command::Gc(gc) => gc.run(context).await,
         Command::Version => host::version(context).await,
         // They need no event loop of ours and were dealt with before.
         Command::Serve(_) | Command::Host(_) | Command::Completion(_) => Ok(ENGINE),

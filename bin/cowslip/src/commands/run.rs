@@ -6,7 +6,7 @@ use cowslip_model::api::RunRequest;
 use super::Context;
 use super::process::{Attach, Process};
 use super::session::{self, Wanted};
-use super::values::Shape;
+use super::values::{self, Shape};
 use crate::client::Path;
 use crate::exit::Failure;
 
@@ -31,10 +31,14 @@ pub(crate) struct Run {
     /// Say on standard error how long each step took
     #[arg(long)]
     timings: bool,
+    /// Start this program instead of the image's entrypoint: one word, or a JSON list of words; '' for none
+    #[arg(long, value_name = "PROGRAM", value_parser = values::entrypoint)]
+    entrypoint: Option<values::Entrypoint>,
     /// Name or id of the template
     #[arg(value_name = "TEMPLATE")]
     pub(crate) template: String,
-    /// The command and its arguments; with -d it may be left out
+    /// The command and its arguments; if left out, what the template's image says, and with -d it may be
+    /// nothing. Where the image has an entrypoint they are its arguments
     #[arg(
         value_name = "CMD",
         trailing_var_arg = true,
@@ -53,18 +57,13 @@ impl Run {
             keep,
             detach,
             timings,
+            entrypoint,
             template,
             argv,
         } = self;
-        if argv.is_empty() && !detach {
-            return Err(Failure::usage(format!("run \"{template}\": there is no command")).hint(
-                format!("a shell: cowslip run --rm -it {template} sh; just a sandbox: cowslip run -d {template}"),
-            ));
-        }
         if !detach {
             attach.check()?;
         }
-        let bare = argv.is_empty();
         let exec = process.request(argv, attach, detach)?;
         let sandbox = shape.request(
             template,
@@ -74,7 +73,8 @@ impl Run {
         );
         let request = RunRequest {
             sandbox,
-            exec: (!bare).then_some(exec),
+            exec: Some(exec),
+            entrypoint: entrypoint.map(|given| given.0),
             remove: rm,
             keep,
         };

@@ -223,6 +223,8 @@ impl Follower {
             }
             ServerMessage::Sandbox { sandbox } => self.outcome.sandbox = Some(*sandbox),
             ServerMessage::Started { .. } => self.started()?,
+            // Of builds only.
+            ServerMessage::Destination { .. } => {}
             ServerMessage::StdinTaken { bytes } => {
                 if let Some(taken) = &self.taken {
                     taken.send_replace(bytes);

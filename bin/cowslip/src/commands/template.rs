@@ -1,7 +1,10 @@
-//! `template import|from|ls|inspect|rm`.
+//! `template import|build|export|from|ls|inspect|rm`.
 
+mod build;
+mod export;
 mod from;
 mod import;
+mod source;
 
 use clap::{Args, Subcommand};
 use cowslip_model::Timestamp;
@@ -12,6 +15,8 @@ use crate::client::Path;
 use crate::exit::Failure;
 use crate::output::views;
 
+pub(crate) use build::Build;
+pub(crate) use export::Export;
 pub(crate) use from::From;
 pub(crate) use import::Import;
 
@@ -20,9 +25,12 @@ const COLLECTION: &str = "templates";
 /// Import and keep templates.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Template {
-    /// Import a root file system: a directory, a tar (plain, gzip or zstd), or - for a tar on
-    /// standard input
+    /// Import a root file system or a container image
     Import(Import),
+    /// Make a template as a Dockerfile says
+    Build(Build),
+    /// Write a template to a file: a tar, or a container image
+    Export(Export),
     /// Make a template of the disk of a sandbox or a checkpoint
     From(From),
     /// List templates
@@ -45,6 +53,8 @@ impl Template {
     pub(crate) async fn run(self, context: &Context) -> Result<u8, Failure> {
         match self {
             Self::Import(import) => import.run(context).await,
+            Self::Build(build) => build.run(context).await,
+            Self::Export(export) => export.run(context).await,
             Self::From(from) => from.run(context).await,
             Self::Ls => ls(context).await,
             Self::Inspect(verb) => {

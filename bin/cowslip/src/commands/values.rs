@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cowslip_model::api::CreateRequest;
+use cowslip_model::api::PullPolicy;
 use cowslip_model::size::MIB;
 use cowslip_model::{ByteSize, CpuTemplate, Isolation, Lifetime, MonitorKind, Name, OnExpiry};
 
@@ -14,6 +15,31 @@ use crate::exit::Failure;
 pub(crate) fn name(text: &str) -> Result<Name, String> {
     text.parse()
         .map_err(|error: cowslip_model::NameError| error.to_string())
+}
+
+/// A program and its first arguments.
+#[derive(Debug, Clone)]
+pub(crate) struct Entrypoint(pub(crate) Vec<String>);
+
+/// One word, or a JSON list of words; nothing for none.
+pub(crate) fn entrypoint(text: &str) -> Result<Entrypoint, String> {
+    match text {
+        "" => Ok(Entrypoint(Vec::new())),
+        _ if text.starts_with('[') => serde_json::from_str(text)
+            .map(Entrypoint)
+            .map_err(|error| format!("it is no JSON list of words: {error}")),
+        word => Ok(Entrypoint(vec![word.to_owned()])),
+    }
+}
+
+/// When a registry is asked.
+pub(crate) fn pull(text: &str) -> Result<PullPolicy, String> {
+    match text {
+        "missing" => Ok(PullPolicy::Missing),
+        "always" => Ok(PullPolicy::Always),
+        "never" => Ok(PullPolicy::Never),
+        _ => Err("give missing, always or never".to_owned()),
+    }
 }
 
 /// A size of memory or disk, at least one mebibyte.

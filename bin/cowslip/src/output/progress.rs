@@ -1,16 +1,23 @@
 //! Progress of an import: a bar or a spinner on a terminal, nothing otherwise.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// The bar of a layer.
+const LAYER: &str = "  {msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec}";
 /// How often the spinner turns while nothing else changes.
 const TICK: Duration = Duration::from_millis(120);
 
 /// Shows how far an import is; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Progress {
+    all: MultiProgress,
     bar: ProgressBar,
+    /// Of layers that are on their way, by their digests.
+    layers: RefCell<HashMap<String, ProgressBar>>,
 }
 
 impl Progress {
@@ -21,7 +28,9 @@ impl Progress {
         } else {
             ProgressDrawTarget::hidden()
         };
-        let bar = ProgressBar::with_draw_target(total, target);
+        let all = MultiProgress::with_draw_target(target);
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+        let bar = all.add(bar);
         let template = match total {
             Some(_) => {
                 "{spinner} {msg:10} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {prefix}"
@@ -36,7 +45,11 @@ impl Progress {
         if shown {
             bar.enable_steady_tick(TICK);
         }
-        Self { bar }
+        Self {
+            all,
+            bar,
+            layers: RefCell::default(),
+        }
     }
 
     /// A handle that counts bytes read from the source.
@@ -55,8 +68,35 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// How far the download of a layer is: a bar for each, gone when it is whole.
+    pub(crate) fn layer(&self, digest: &str, bytes: u64, total: u64) {
+        let mut layers = self.layers.borrow_mut();
+        if bytes >= total {
+            if let Some(bar) = layers.remove(digest) {
+                bar.finish_and_clear();
+            }
+            return;
+        }
+        let bar = layers.entry(digest.to_owned()).or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+            let bar = self.all.add(bar);
+            if let Ok(style) = ProgressStyle::with_template(LAYER) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            let digits = digest.split(':').next_back().unwrap_or(digest);
+            bar.set_message(crate::exit::one_line(digits.get(..12).unwrap_or(digits)));
+            bar
+        });
+        bar.set_position(bytes);
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
+        for bar in self.layers.borrow().values() {
+            bar.finish_and_clear();
+        }
         self.bar.finish_and_clear();
     }
 }

@@ -88,7 +88,7 @@ fn what_was_typed_wrong_is_125() {
     let dir = tempfile::tempdir().unwrap();
     for (line, reason) in [
         ("rnu web", "unrecognized subcommand 'rnu'"),
-        ("run web", "there is no command"),
+        ("run --entrypoint [x web", "no JSON list of words"),
         ("cp a b", "neither source nor destination"),
         ("cp a:/b c:/d", "between two sandboxes"),
         ("exec -it web sh", "-t needs a terminal"),

@@ -5,11 +5,13 @@
 // Helpers of tests are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod builds;
 mod concurrency;
 mod crash;
 mod exec;
 mod files;
 mod flatten;
+mod images;
 mod input;
 mod lifecycle;
 mod scenario;

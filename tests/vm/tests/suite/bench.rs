@@ -69,6 +69,8 @@ impl Bench {
                     used: ByteSize(DISK),
                     entries: 1,
                     source: "directory".to_owned(),
+                    config: None,
+                    layers: None,
                     stamp: Some(stamp),
                     created_at: Timestamp(0),
                 })

@@ -30,6 +30,7 @@ impl From {
         let request = FlattenRequest {
             source: self.source,
             name: self.name,
+            config: None,
         };
         let path = Path::to(COLLECTION).segment("flatten");
         let made: Template = context.client.post(path, &request).await?;

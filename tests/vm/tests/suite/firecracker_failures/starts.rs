@@ -122,7 +122,7 @@ fn a_jailer_that_hangs_is_not_waited_for() {
     eprintln!("rm --force of one whose jailer hangs: {:?}", removed.took);
     let _ = removed.ok();
     let started = start.wait();
-    let _ = started.refused(&["was removed while it booted"]);
+    let _ = started.refused(&["was removed before it was ready"]);
     assert_nothing_but(host, &files);
     trouble.end();
     run_one(host);

@@ -57,7 +57,9 @@ impl Life {
             volumes: cowslip_store::open(Backend::Dm, Durability::Published),
             monitors: Arc::new(FixedMonitor(Arc::new(machines.clone()))),
             guests: Arc::new(machines.clone()),
-            images: Arc::new(Ext4Images),
+            images: Arc::new(Ext4Images {
+                require_confinement: true,
+            }),
             notes: Vec::new(),
             lock: None,
         };
@@ -126,6 +128,8 @@ fn install(place: &Place) {
         used: ByteSize(DISK),
         entries: 1,
         source: "directory".to_owned(),
+        config: None,
+        layers: None,
         stamp: site
             .host
             .head(&site.layout.template_image(TEMPLATE), 0)
