@@ -66,6 +66,20 @@ pub enum ImportError {
         /// Why.
         source: Box<ImportError>,
     },
+    /// What an earlier import made of the lower layers cannot be gone on from.
+    #[error(
+        "cannot build on \"{}\", the image of a template that has the lower layers: \"{entry}\": {why}; remove \
+         that template, then import again",
+        image.display()
+    )]
+    Base {
+        /// The template's image.
+        image: PathBuf,
+        /// The entry in it, escaped for display; `.` is the root.
+        entry: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The image itself, its documents or its digests.
     #[error(transparent)]
     Image(#[from] crate::oci::ImageError),

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use crate::base::OpenBase;
 use crate::digest::digest_file;
 use crate::directory::Source;
 use crate::error::ImportError;
@@ -55,19 +56,21 @@ pub fn import_tar(reader: impl Read, job: &Job<'_>) -> Result<Imported, ImportEr
         before: 0,
     };
     crate::tar::read(reader, to)?;
-    build_spooled(job, tree, spool, skipped)
+    build_spooled(job, tree, spool, None, skipped)
 }
 
-/// Writes a tree whose contents are in the spool.
+/// Writes a tree whose contents are in the spool, or in the image that has the lower layers.
 pub(crate) fn build_spooled(
     job: &Job<'_>,
     tree: Tree,
     spool: Spool,
+    base: Option<OpenBase<'_>>,
     skipped: Vec<Skipped>,
 ) -> Result<Imported, ImportError> {
     let buffer = vec![0; CHUNK];
     let contents = Spooled {
         spool,
+        base,
         buffer,
         work_dir: job.work_dir,
     };
@@ -179,9 +182,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Contents that a tar left in the spool.
+/// Contents that a tar left in the spool, and those of a base.
 struct Spooled<'a> {
     spool: Spool,
+    base: Option<OpenBase<'a>>,
     buffer: Vec<u8>,
     work_dir: &'a Path,
 }
@@ -189,12 +193,14 @@ struct Spooled<'a> {
 impl Contents for Spooled<'_> {
     fn copy(
         &mut self,
-        _path: &dyn Fn() -> Vec<u8>,
+        path: &dyn Fn() -> Vec<u8>,
         content: &Content,
         sink: &mut dyn BlockSink,
     ) -> Result<(), ImportError> {
-        let Content::Spooled(runs) = content else {
-            return Ok(());
+        let runs = match (content, &mut self.base) {
+            (Content::Spooled(runs), _) => runs,
+            (Content::InBase(inode), Some(base)) => return base.copy(*inode, path, sink),
+            (Content::InBase(_), None) | (Content::InSource(_), _) => return Ok(()),
         };
         for run in runs {
             let mut done = 0;

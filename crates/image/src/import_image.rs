@@ -1,5 +1,6 @@
 //! The import of an image: its layers, one on another, and each held to its digests.
 
+use crate::base::{Base, OpenBase};
 use crate::error::ImportError;
 use crate::import::{build_spooled, refuse_existing, watch};
 use crate::job::{Imported, Job, Phase, Skipped};
@@ -10,17 +11,35 @@ use crate::tree::Tree;
 
 /// Makes an image of a container image, layer by layer.
 ///
-/// The same layers give the same bytes, wherever they come from and however they are compressed.
+/// The same layers give the same bytes, wherever they come from and however they are compressed, on a base
+/// or not. With a base, its layers are neither opened nor checked: the base has them. It must be of the same
+/// layers as the lowest of this image ([`Image::content_of_lowest`]).
 /// [`Image::config`] is not in the result, and is the template's to keep.
 ///
 /// # Errors
 /// [`ImportError`]; nothing is at the output then. What concerns one layer is
 /// [`ImportError::Layer`].
-pub fn import_image(image: &Image, job: &Job<'_>) -> Result<Imported, ImportError> {
+pub fn import_image(
+    image: &Image,
+    base: Option<&Base>,
+    job: &Job<'_>,
+) -> Result<Imported, ImportError> {
     refuse_existing(job.output)?;
     let mut skipped = Vec::new();
-    let (tree, spool) = merge(image, job, &mut skipped)?;
-    build_spooled(job, tree, spool, skipped)
+    job.progress.phase(Phase::Reading, None);
+    let mut tree = Tree::new(job.limits);
+    let mut have = 0;
+    let base = match base {
+        None => None,
+        Some(base) => {
+            let open = OpenBase::open(base, job)?;
+            open.read_into(&mut tree, job)?;
+            have = base.layers;
+            Some(open)
+        }
+    };
+    let (tree, spool) = merge(image, have, tree, job, &mut skipped)?;
+    build_spooled(job, tree, spool, base, skipped)
 }
 
 /// Reads all layers of an image as [`import_image`] does, with every check but those of the file system
@@ -29,12 +48,17 @@ pub fn import_image(image: &Image, job: &Job<'_>) -> Result<Imported, ImportErro
 /// # Errors
 /// As [`import_image`].
 pub fn check_image(image: &Image, job: &Job<'_>) -> Result<u64, ImportError> {
-    let (tree, _) = merge(image, job, &mut Vec::new())?;
+    job.progress.phase(Phase::Reading, None);
+    let tree = Tree::new(job.limits);
+    let (tree, _) = merge(image, 0, tree, job, &mut Vec::new())?;
     Ok(tree.entries())
 }
 
+/// Puts the layers on a tree that has the lowest `have` of them.
 fn merge(
     image: &Image,
+    have: usize,
+    mut tree: Tree,
     job: &Job<'_>,
     skipped: &mut Vec<Skipped>,
 ) -> Result<(Tree, Spool), ImportError> {
@@ -43,11 +67,9 @@ fn merge(
         let (limit, what) = (job.limits.max_layers as u64, "layers");
         return Err(ImageError::TooMany { limit, what }.into());
     }
-    job.progress.phase(Phase::Reading, None);
-    let mut tree = Tree::new(job.limits);
     let mut spool = Spool::create(job.work_dir)?;
     let mut before = 0;
-    for (index, layer) in image.layers().iter().enumerate() {
+    for (index, layer) in image.layers().iter().enumerate().skip(have) {
         let to = Destination {
             tree: &mut tree,
             spool: &mut spool,

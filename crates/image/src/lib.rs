@@ -16,6 +16,9 @@
 //! No helper program ever sees a name, nothing is mounted, and owners, device nodes, setuid bits and
 //! capabilities need no privilege, since they are only bytes in the image.
 //!
+//! Where an earlier import has the lower layers of an image, its tree is read back from there (`base`), and only
+//! the layers above are unpacked.
+//!
 //! The way back is `export`: `ext4::read` reads an image, whoever wrote into it, and its tree becomes a
 //! tar or an OCI image of one layer, as it is read.
 //!
@@ -27,6 +30,7 @@
 //! This crate owns the image's bytes and its digest. It must never follow a symbolic
 //! link of a source, write outside [`Job::work_dir`], or leave a file at [`Job::output`] on failure.
 
+mod base;
 mod compression;
 mod digest;
 mod directory;
@@ -44,6 +48,7 @@ mod spool;
 mod tar;
 mod tree;
 
+pub use base::Base;
 pub use digest::{Digest, ParseDigestError, VerifyError, digest_file, verify_image};
 pub use error::{ImportError, Refusal};
 pub use export::{ExportError, ExportJob, Exported, ExportedImage, export_oci_archive, export_tar};

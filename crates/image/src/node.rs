@@ -65,6 +65,8 @@ pub(crate) enum Content {
     Spooled(Box<[Run]>),
     /// In the source directory, at the node's first path.
     InSource(Stamp),
+    /// In the image that has the lower layers, in this inode.
+    InBase(u32),
 }
 
 /// A device number.

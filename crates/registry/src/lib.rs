@@ -31,6 +31,6 @@ pub use credentials::Credentials;
 pub use error::PullError;
 pub use host::{Host, ParseHostError};
 pub use progress::{NoProgress, Progress};
-pub use pull::{Pull, Pulled, Puller};
+pub use pull::{Have, Pull, Pulled, Puller};
 pub use reference::{ParseReferenceError, Reference};
 pub use remote::ClientError;

@@ -30,6 +30,9 @@ pub enum Pull {
     Never,
 }
 
+/// Says how many of an image's lowest layers are not wanted, because the caller has what they make.
+pub type Have<'a> = &'a (dyn Fn(&Image) -> usize + Send + Sync);
+
 /// An image whose blobs are all in the cache, and stay there as long as this does.
 #[derive(Debug)]
 pub struct Pulled {
@@ -88,10 +91,29 @@ impl Puller {
         credentials: &Credentials,
         progress: &dyn Progress,
     ) -> Result<Pulled, PullError> {
+        let nothing = &|_: &Image| 0;
+        self.pull_above(reference, platform, when, credentials, progress, nothing)
+            .await
+    }
+
+    /// As [`Self::pull`], without those of the lowest layers that the caller has: they need not be in the cache.
+    ///
+    /// # Errors
+    /// As [`Self::pull`].
+    pub async fn pull_above(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        when: Pull,
+        credentials: &Credentials,
+        progress: &dyn Progress,
+        have: Have<'_>,
+    ) -> Result<Pulled, PullError> {
         let job = Job {
             puller: self,
             reference,
             platform,
+            have,
         };
         let missing = match when {
             Pull::Always => String::new(),
@@ -116,6 +138,7 @@ struct Job<'a> {
     puller: &'a Puller,
     reference: &'a Reference,
     platform: &'a Platform,
+    have: Have<'a>,
 }
 
 impl Job<'_> {
@@ -137,7 +160,7 @@ impl Job<'_> {
                 None => return Err(self.unusable(source)),
             },
         };
-        for (digest, size) in unique(image.layers()) {
+        for (digest, size) in self.wanted(&image, progress) {
             match download::held(&self.puller.cache, &digest).await? {
                 Some(held) if held.size() == size => lease.add(held),
                 _ => return Ok(Err(format!("its layer {digest} is missing"))),
@@ -159,7 +182,7 @@ impl Job<'_> {
         let lease = Lease::new(cache.clone());
         let root = self.root(&source).await?;
         let image = self.documents(&root, &source, &lease).await?;
-        let layers = unique(image.layers());
+        let layers = self.wanted(&image, progress);
         let config = self.puller.client.config();
         let size = layers
             .values()
@@ -196,6 +219,20 @@ impl Job<'_> {
         let cache = cache.clone();
         blocking(move || cache.note(&record)).await??;
         Ok(self.pulled(image, root.digest, lease))
+    }
+
+    /// The blobs of the layers that the caller does not have, each once. The others are told as done.
+    fn wanted(&self, image: &Image, progress: &dyn Progress) -> HashMap<BlobDigest, u64> {
+        let have = (self.have)(image).min(image.layers().len());
+        let (lower, upper) = image.layers().split_at(have);
+        let wanted = unique(upper);
+        for (digest, size) in unique(lower) {
+            if !wanted.contains_key(&digest) {
+                progress.layer(&digest, size);
+                progress.done(&digest);
+            }
+        }
+        wanted
     }
 
     /// What the reference stands for now. It is fetched only when the cache does not have it.

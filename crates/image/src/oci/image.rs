@@ -209,9 +209,16 @@ impl Image {
     /// files, however they are stored.
     #[must_use]
     pub fn content(&self) -> Digest {
+        self.content_of_lowest(self.layers.len())
+    }
+
+    /// As [`Self::content`], of an image of no more than the lowest `count` layers of this one.
+    #[must_use]
+    pub fn content_of_lowest(&self, count: usize) -> Digest {
         let lines = self
             .layers
             .iter()
+            .take(count)
             .map(|layer| format!("{}\n", layer.diff_id));
         Digest::of(lines.collect::<String>().as_bytes())
     }

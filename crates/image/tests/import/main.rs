@@ -3,6 +3,7 @@
 // Helpers of tests may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
+mod base;
 mod damage;
 mod directory;
 mod export;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cowslip_image::{
-    Cancel, ExportError, ExportJob, Exported, Image, ImportError, Imported, Job, Limits,
+    Base, Cancel, ExportError, ExportJob, Exported, Image, ImportError, Imported, Job, Limits,
     NoProgress, Owners, Progress, Sizing, check_image, export_tar, import_directory, import_image,
     import_tar,
 };
@@ -86,7 +86,11 @@ impl Bench {
     }
 
     pub(crate) fn image_of(&self, image: &Image) -> Result<Imported, ImportError> {
-        self.run(&NoProgress, |job| import_image(image, job))
+        self.run(&NoProgress, |job| import_image(image, None, job))
+    }
+
+    pub(crate) fn on_base(&self, image: &Image, base: &Base) -> Result<Imported, ImportError> {
+        self.run(&NoProgress, |job| import_image(image, Some(base), job))
     }
 
     pub(crate) fn checked(&self, image: &Image) -> Result<u64, ImportError> {

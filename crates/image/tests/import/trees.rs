@@ -15,7 +15,7 @@ enum What {
 }
 
 #[derive(Debug, Clone)]
-struct Thing {
+pub(crate) struct Thing {
     path: Vec<u8>,
     what: What,
     mode: u32,
@@ -24,7 +24,7 @@ struct Thing {
     xattrs: Vec<(String, Vec<u8>)>,
 }
 
-fn thing() -> impl Strategy<Value = Thing> {
+pub(crate) fn thing() -> impl Strategy<Value = Thing> {
     let name = prop_oneof![
         Just(b"d".to_vec()),
         Just(b"e".to_vec()),
@@ -68,7 +68,7 @@ fn thing() -> impl Strategy<Value = Thing> {
 }
 
 /// An archive of what can be put on what came before it.
-fn assemble(things: &[Thing]) -> Vec<u8> {
+pub(crate) fn assemble(things: &[Thing]) -> Vec<u8> {
     let mut files: Vec<Vec<u8>> = Vec::new();
     let mut taken: Vec<Vec<u8>> = Vec::new();
     let mut archive = archive();

@@ -1,5 +1,6 @@
 //! Templates of container images, and how their sandboxes are run.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -227,6 +228,72 @@ fn an_image_of_a_registry_is_pulled_once() {
     for name in ["one", "two", "three", "four", "five"] {
         let _ = host.call(["template", "rm", name]).ok();
     }
+}
+
+#[test]
+fn what_a_template_has_is_not_downloaded_again() {
+    let Some(registry) = Registry::start(false) else {
+        return;
+    };
+    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let source = format!("docker://{}/made:v1", registry.address());
+    let import = |name: &str| host.call(["template", "import", name, &source]);
+    registry.push(&image(), "made:v1");
+    let _ = import("lower").ok();
+    let _ = host.say("gc --images").ok();
+    let more = |text: &[u8]| image().layer(Tar::default().file("srv/more", 0o644, text));
+    registry.push(&more(b"more\n"), "made:v1");
+    let _ = import("upper").ok();
+    // One layer, a manifest and a config.
+    assert_eq!(blobs(&host), 3);
+    let said = host.say("run --rm upper").ok();
+    assert!(said.ends_with("kept more new"), "{said:?}");
+    assert_eq!(host.say("run --rm lower").ok(), SAID);
+
+    // The template that the layers came from is none of its parents.
+    let _ = host.say("template rm lower").ok();
+    let _ = host.say("gc --images").ok();
+    let said = host.say("run --rm upper").ok();
+    assert!(said.ends_with("kept more new"), "{said:?}");
+    registry.push(&more(b"other\n"), "made:v1");
+    let _ = import("other").ok();
+    assert_eq!(blobs(&host), 6);
+    host.assert_agreement();
+}
+
+#[test]
+fn a_layer_more_needs_no_more_than_that_layer() {
+    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let layout = host.scratch().join("layout");
+    let source = format!("oci:{}", layout.display());
+    let import = |name: &str| host.call(["template", "import", name, &source]);
+    let layers = |image: &ContainerImage| {
+        let _ = fs::remove_dir_all(&layout);
+        image.write_layout(&layout, "v1");
+        let blobs = layout.join("blobs/sha256");
+        let names = fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap());
+        names.map(|entry| entry.path()).collect::<BTreeSet<_>>()
+    };
+    let more = image().layer(Tar::default().file("srv/more", 0o644, b"more\n"));
+    layers(&more);
+    let _ = import("whole").ok();
+    let whole = template(&host, "whole");
+    let _ = host.say("template rm whole").ok();
+
+    let lower = layers(&image());
+    let _ = import("lower").ok();
+    let all = layers(&more);
+    for layer in all.intersection(&lower) {
+        fs::remove_file(layer).unwrap();
+    }
+    assert_eq!(all.intersection(&lower).count(), 3);
+    let _ = import("upper").ok();
+    let upper = template(&host, "upper");
+    assert_eq!((upper.digest, upper.entries), (whole.digest, whole.entries));
+    let _ = host.say("template rm lower").ok();
+    let _ = host.say("template rm upper").ok();
+    import("again").run().refused(&["layer 1 of 4", "missing"]);
+    host.assert_agreement();
 }
 
 #[test]

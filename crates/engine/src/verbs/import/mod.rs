@@ -3,6 +3,7 @@
 //! ```text
 //!   directory, tar ─────────────────────────────────────┐
 //!   image: documents read and checked ─┬─ layers new ───┴─ import ─ record.json ─ publish
+//!                                      │   (those that a template has are read from it)
 //!                                      └─ a template has these layers: one more name of it   (R62)
 //! ```
 
@@ -10,12 +11,16 @@ mod progress;
 mod pull;
 mod source;
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cowslip_host::confine::Allowed;
 use cowslip_host::{Directory, DirectorySpec};
-use cowslip_image::{Cancel, ImportError, Imported, Job, Limits, Owners, Platform, Sizing};
+use cowslip_image::{
+    Base, Cancel, Image, ImportError, Imported, Job, Limits, Owners, Platform, Sizing,
+};
 use cowslip_ledger::{LedgerError, Owner, TemplateRecord};
 use cowslip_model::api::{ImportMessage, ImportOptions};
 use cowslip_model::{HandleId, ImageConfig, Name, TemplateId};
@@ -29,8 +34,8 @@ use crate::{Engine, blocking, to_the_end};
 use progress::Reporter;
 pub use pull::RegistryImage;
 pub(crate) use source::LayersKey;
-use source::Opened;
 pub use source::{Local, Source};
+use source::{Opened, content_of};
 
 /// What an import works with. It goes from thread to thread with the work.
 struct Workshop {
@@ -184,12 +189,14 @@ impl Engine {
             read: Vec::new(),
             write: vec![self.site.layout.template(id)],
         };
-        let (opened, workshop, lease) = match source {
+        let (opened, base, workshop, lease) = match source {
             Source::Registry(image) => {
-                let pulled = self.pull(&image, &options.platform, told.clone()).await?;
+                let pull = self.pull(&image, &options.platform, told.clone());
+                let (pulled, base) = pull.await?;
                 allowed.read.push(self.site.layout.images());
                 (
                     Opened::Image(Box::new(pulled.image)),
+                    base,
                     workshop,
                     Some(pulled.lease),
                 )
@@ -200,7 +207,12 @@ impl Engine {
                 allowed.read.extend(path.map(Path::to_owned));
                 let opening = self.confined(&allowed, move || (local.open(&workshop), workshop));
                 let (opened, workshop) = opening.await?;
-                (opened.map_err(failed)?, workshop, None)
+                let opened = opened.map_err(failed)?;
+                let base = match &opened {
+                    Opened::Image(image) => self.template_below(image),
+                    Opened::Directory(_) | Opened::Tar(_) => None,
+                };
+                (opened, base, workshop, None)
             }
         };
         let config = options.config(opened.config());
@@ -217,7 +229,9 @@ impl Engine {
             self.unwind_template(id).await?;
             return Ok(done);
         }
-        let imported = self.confined(&allowed, move || opened.import(&workshop.job()));
+        let imported = self.confined(&allowed, move || {
+            opened.import(base.as_ref(), &workshop.job())
+        });
         let imported: Imported = match imported.await? {
             Ok(imported) => imported,
             Err(error) => {
@@ -277,6 +291,29 @@ impl Engine {
         let (slot, host) = (reserve?, Arc::clone(&self.site.host));
         let scratch = blocking(move || host.make_directory(slot)).await??.settle();
         Ok((work.path, scratch))
+    }
+
+    /// The template that has the most of an image's layers, from the lowest on, and no others. It is open: it may be
+    /// removed while it is read.
+    fn template_below(&self, image: &Image) -> Option<Base> {
+        let templates = self.site.ledger.read(|tx| tx.templates());
+        let templates = templates
+            .inspect_err(
+                |error| tracing::warn!(%error, "look for a template with the lower layers"),
+            )
+            .ok()?;
+        let by_content: HashMap<&str, TemplateId> = templates
+            .iter()
+            .filter_map(|one| Some((content_of(one.layers.as_ref()?), one.id)))
+            .collect();
+        (1..=image.layers().len()).rev().find_map(|layers| {
+            let content = image.content_of_lowest(layers).to_string();
+            let id = by_content.get(&*content)?;
+            let path = self.site.layout.template_image(*id);
+            // One that cannot be opened was just removed, or tells of itself when it is used.
+            let file = File::open(&path).ok()?;
+            Some(Base { file, path, layers })
+        })
     }
 
     /// Gives the name to a template that has the same layers and is run in the same way.

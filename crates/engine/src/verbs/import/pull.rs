@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use cowslip_image::{BlobDigest, Platform};
+use cowslip_image::{Base, BlobDigest, Image, Platform};
 use cowslip_model::api::{ImportMessage, PullPolicy, RegistryCredentials};
 use cowslip_registry::{
     Cache, Collected, Credentials, Progress, Pull, PullError, Pulled, Puller, Reference,
@@ -114,31 +114,43 @@ impl Progress for Layers {
 }
 
 impl Engine {
-    /// Downloads what the cache does not have of an image. A client that is gone calls it off; what was downloaded
+    /// Downloads what neither the cache has of an image nor a template, which is given then. A client that is gone calls it off; what was downloaded
     /// stays for the next one.
     pub(super) async fn pull(
         &self,
         image: &RegistryImage,
         platform: &Platform,
         messages: mpsc::Sender<ImportMessage>,
-    ) -> Result<Pulled, EngineError> {
+    ) -> Result<(Pulled, Option<Base>), EngineError> {
         let puller = self.puller().await?;
         let layers = Layers {
             messages: messages.clone(),
             told: Mutex::default(),
         };
-        let pull = puller.pull(
+        let base = Mutex::new(None);
+        let have = |image: &Image| {
+            let found = self.template_below(image);
+            let layers = found.as_ref().map_or(0, |base| base.layers);
+            *base.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            layers
+        };
+        let pull = puller.pull_above(
             &image.reference,
             platform,
             image.when,
             &image.credentials,
             &layers,
+            &have,
         );
         let pulled = tokio::select! {
             pulled = pull => pulled,
             () = messages.closed() => Err(PullError::Cancelled),
         };
-        Ok(pulled?)
+        let pulled = pulled?;
+        Ok((
+            pulled,
+            base.into_inner().unwrap_or_else(PoisonError::into_inner),
+        ))
     }
 
     /// What pulls, made when it is first needed.

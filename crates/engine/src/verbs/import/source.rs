@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cowslip_image::{Archive, Digest, Image, ImportError, Imported, Job, Sizing};
+use cowslip_image::{Archive, Base, Digest, Image, ImportError, Imported, Job, Sizing};
 use cowslip_model::ImageConfig;
 
 use super::Workshop;
@@ -92,11 +92,15 @@ pub(super) enum Opened {
 
 impl Opened {
     /// Makes the template's image. Blocking.
-    pub(super) fn import(self, job: &Job<'_>) -> Result<Imported, ImportError> {
+    pub(super) fn import(
+        self,
+        base: Option<&Base>,
+        job: &Job<'_>,
+    ) -> Result<Imported, ImportError> {
         match self {
             Self::Directory(path) => cowslip_image::import_directory(&path, job),
             Self::Tar(reader) => cowslip_image::import_tar(reader, job),
-            Self::Image(image) => cowslip_image::import_image(&image, job),
+            Self::Image(image) => cowslip_image::import_image(&image, base, job),
         }
     }
 
@@ -134,6 +138,13 @@ impl Opened {
             size: sizing.min_bytes,
         })
     }
+}
+
+/// What a template's key says of its content.
+pub(super) fn content_of(layers: &str) -> &str {
+    layers
+        .split_once(' ')
+        .map_or(layers, |(content, _)| content)
 }
 
 /// What an image's template is made of, and how large its disk becomes at least.
