@@ -56,6 +56,27 @@ pub enum HostError {
         /// The path.
         path: PathBuf,
     },
+    /// An interface of the network.
+    #[error("{operation} the network interface {name}: {source}")]
+    Interface {
+        /// What was being done.
+        operation: &'static str,
+        /// Its name.
+        name: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// Rules for packets were refused.
+    #[error("load rules for the packets of a sandbox: {source}")]
+    Rules {
+        /// What nft said.
+        source: std::io::Error,
+    },
+    /// nft is not installed.
+    #[error(
+        "nft was not found: install the package nftables, or create the sandbox with --network none"
+    )]
+    NoNft,
     /// A row of a kind this host does not know.
     #[error("this cowslip knows no handles of kind \"{0}\": use the version that made it")]
     UnknownKind(String),

@@ -135,6 +135,12 @@ impl Layout {
         self.machines().join(id.to_string())
     }
 
+    /// The names of network namespaces.
+    #[must_use]
+    pub fn networks(&self) -> PathBuf {
+        self.run.join("net")
+    }
+
     /// What `host prepare` keeps.
     #[must_use]
     pub fn host(&self) -> PathBuf {
@@ -173,7 +179,7 @@ impl Layout {
             && self
                 .collections()
                 .iter()
-                .chain([&self.machines()])
+                .chain([&self.machines(), &self.networks()])
                 .any(|place| path.starts_with(place) && path != place)
     }
 }

@@ -24,6 +24,7 @@ pub mod layout;
 pub mod linux;
 pub mod loops;
 pub mod mount;
+pub mod netns;
 pub mod prepare;
 pub mod process;
 pub mod publish;
@@ -52,6 +53,7 @@ pub use layout::Layout;
 pub use linux::LinuxHost;
 pub use loops::{Loop, LoopHold, LoopIdentity, LoopSpec};
 pub use mount::{Mount, MountSpec};
+pub use netns::{Netns, NetnsSpec, TapSpec};
 pub use process::{Launch, Process, ProcessIdentity, ProcessSpec};
 pub use site::Site;
 pub use socket::{Socket, SocketSpec};
@@ -131,6 +133,25 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When there is no such device.
     fn device_table(&self, device: &DeviceSpec) -> Result<Vec<Segment>, HostError>;
+
+    /// Makes a network namespace with a tap, and its link to the host. All packets in it pass under `rules`, a script
+    /// of nft(8).
+    ///
+    /// # Errors
+    /// When a part of it cannot be made, or the rules are refused.
+    fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError>;
+
+    /// Gives a network namespace other rules, all at once.
+    ///
+    /// # Errors
+    /// When they are refused; it has the old ones then.
+    fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError>;
+
+    /// Gives the host rules for the links of its networks, all at once.
+    ///
+    /// # Errors
+    /// When they are refused; it has the old ones then.
+    fn load_host_rules(&self, rules: &str) -> Result<(), HostError>;
 
     /// Whether what `row` names is there, and is ours.
     ///

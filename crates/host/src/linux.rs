@@ -16,6 +16,7 @@ use crate::file::{self, Content, File, Inode};
 use crate::layout::Layout;
 use crate::loops::{self, Loop, LoopHold};
 use crate::mount::{self, Mount};
+use crate::netns::{self, Netns, NetnsSpec};
 use crate::process::{self, Launch, Process};
 use crate::socket::{self, Socket};
 use crate::{Head, Host, head, publish, strays, usage};
@@ -33,7 +34,11 @@ impl LinuxHost {
     /// # Errors
     /// When a directory cannot be made.
     pub fn new(layout: Layout, instance: InstanceId) -> Result<Self, HostError> {
-        for dir in layout.collections().iter().chain([&layout.machines()]) {
+        for dir in layout
+            .collections()
+            .iter()
+            .chain([&layout.machines(), &layout.networks()])
+        {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -62,6 +67,17 @@ impl LinuxHost {
             Err(HostError::Outside {
                 path: Path::new("/dev/mapper").join(&spec.name),
             })
+        }
+    }
+
+    /// The same for networks: links bear the instance's mark.
+    fn own_netns(&self, spec: &NetnsSpec) -> Result<(), HostError> {
+        self.own(&spec.path)?;
+        match spec.mark.starts_with(&process::mark_prefix(self.instance)) {
+            true => Ok(()),
+            false => Err(HostError::Outside {
+                path: spec.path.clone(),
+            }),
         }
     }
 
@@ -163,6 +179,20 @@ impl Host for LinuxHost {
         dm::table_of(device)
     }
 
+    fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError> {
+        self.own_netns(slot.spec())?;
+        netns::acquire(slot, rules)
+    }
+
+    fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {
+        self.own_netns(netns)?;
+        netns::reload(netns, rules)
+    }
+
+    fn load_host_rules(&self, rules: &str) -> Result<(), HostError> {
+        netns::load_host_rules(rules)
+    }
+
     fn probe(&self, row: &HandleRow) -> Result<Presence, HostError> {
         match row.kind.as_str() {
             Directory::KIND => {
@@ -175,6 +205,7 @@ impl Host for LinuxHost {
             Cgroup::KIND => {
                 cgroup::probe(&row.spec::<Cgroup>()?, row.identity::<Cgroup>()?.as_ref())
             }
+            Netns::KIND => netns::probe(&row.spec::<Netns>()?, row.identity::<Netns>()?.as_ref()),
             Mount::KIND => mount::probe(&row.spec::<Mount>()?, row.identity::<Mount>()?.as_ref()),
             Process::KIND => {
                 process::probe(&row.spec::<Process>()?, row.identity::<Process>()?.as_ref())
@@ -214,6 +245,11 @@ impl Host for LinuxHost {
                 let spec = row.spec::<Cgroup>()?;
                 self.own_cgroup(&spec)?;
                 cgroup::release(&spec, row.identity::<Cgroup>()?.as_ref())
+            }
+            Netns::KIND => {
+                let spec = row.spec::<Netns>()?;
+                self.own_netns(&spec)?;
+                netns::release(&spec, row.identity::<Netns>()?.as_ref())
             }
             Mount::KIND => {
                 let spec = row.spec::<Mount>()?;

@@ -13,6 +13,7 @@ use crate::dm::{self, Device};
 use crate::error::HostError;
 use crate::layout::Layout;
 use crate::loops::{self, Loop};
+use crate::netns::{self, Netns};
 use crate::process::{self, Process, ProcessSpec};
 
 /// Everything of that kind, in the order in which it can be released: processes, the devices they
@@ -24,6 +25,7 @@ pub(crate) fn find(
 ) -> Result<Vec<Stray>, HostError> {
     let mut strays = processes(instance, rows)?;
     strays.extend(control_groups(instance, rows)?);
+    strays.extend(networks(layout, instance, rows)?);
     strays.extend(devices(instance, rows)?);
     strays.extend(loop_devices(layout, rows)?);
     let mut files = files(layout, rows)?;
@@ -99,6 +101,29 @@ fn control_groups(instance: InstanceId, rows: &[HandleRow]) -> Result<Vec<Stray>
             ),
             row: row(owner, Cgroup::KIND, &spec),
         }
+    });
+    Ok(strays.collect())
+}
+
+fn networks(
+    layout: &Layout,
+    instance: InstanceId,
+    rows: &[HandleRow],
+) -> Result<Vec<Stray>, HostError> {
+    let known: HashSet<&str> = ["path", "link"]
+        .into_iter()
+        .flat_map(|field| words(rows, Netns::KIND, field))
+        .collect();
+    let prefix = process::mark_prefix(instance);
+    let found = netns::strays(&layout.networks(), &prefix, &known)?;
+    let strays = found.into_iter().map(|spec| Stray {
+        kind: Netns::KIND.to_owned(),
+        what: format!(
+            "the network \"{}\" with the interface \"{}\" has no record",
+            spec.path.display(),
+            spec.link
+        ),
+        row: row(Owner::Machine(SandboxId::from_bits(0)), Netns::KIND, &spec),
     });
     Ok(strays.collect())
 }

@@ -11,7 +11,7 @@ use cowslip_host::process::mark;
 use cowslip_host::usage::Space;
 use cowslip_host::{
     Cgroup, Content, Device, DeviceSpec, Directory, File, Head, Host, HostError, Launch, Layout,
-    Loop, LoopHold, Mount, Process, ProcessSpec, Segment, Socket,
+    Loop, LoopHold, Mount, Netns, NetnsSpec, Process, ProcessSpec, Segment, Socket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
@@ -133,6 +133,11 @@ fn named(row: &HandleRow) -> Result<Named, HostError> {
             right: |node| matches!(node, Node::Directory),
             inode: row.identity::<Cgroup>()?,
         },
+        Netns::KIND => Named::Path {
+            path: row.spec::<Netns>()?.path,
+            right: |node| matches!(node, Node::File(_)),
+            inode: row.identity::<Netns>()?,
+        },
         Mount::KIND => Named::Mount {
             target: row.spec::<Mount>()?.target,
             id: row.identity::<Mount>()?.map(|identity| identity.id),
@@ -242,6 +247,25 @@ impl Host for SimHost {
                 .map_err(HostError::path("make the control group", &path))
         })?;
         Ok(slot.acquired(inode)?)
+    }
+
+    fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError> {
+        let path = slot.spec().path.clone();
+        self.own(&path)?;
+        let inode = self.step("host: make network namespace", |inner| {
+            inner
+                .create(&path, Node::File(FileNode::with_bytes(rules.as_bytes())))
+                .map_err(HostError::path("make", &path))
+        })?;
+        Ok(slot.acquired(inode)?)
+    }
+
+    fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {
+        self.publish(&netns.path, rules.as_bytes())
+    }
+
+    fn load_host_rules(&self, _rules: &str) -> Result<(), HostError> {
+        self.step("host: load rules", |_| Ok(()))
     }
 
     fn make_file(

@@ -4,7 +4,7 @@
 //!  model ◄─ ledger ◄─ host ◄─┬─ store ◄─┐
 //!    ▲                       └─ vmm   ◄─┼─ engine ◄─ server ◄─ cowslip
 //!    └──── image ◄─ registry  ◄─────────┤      ▲
-//!    └──── guest, proto ◄───────────────┘      │
+//!    └──── guest, proto, network ◄──────┘      │
 //!               ▲                              └─ sim (only for tests)
 //!               └─ cowslip-agent
 //! ```
@@ -41,6 +41,7 @@ const BELOW_ENGINE: &[&str] = &[
     "cowslip-vmm",
     "cowslip-image",
     "cowslip-registry",
+    "cowslip-network",
     "cowslip-guest",
     "cowslip-proto",
 ];
@@ -54,6 +55,7 @@ const ALL_REAL: &[&str] = &[
     "cowslip-vmm",
     "cowslip-image",
     "cowslip-registry",
+    "cowslip-network",
     "cowslip-guest",
     "cowslip-proto",
     "cowslip-engine",
@@ -95,6 +97,7 @@ const LAYERS: &[Layer] = &[
     ),
     layer("cowslip-image", &["cowslip-model"]),
     layer("cowslip-registry", &["cowslip-model", "cowslip-image"]),
+    layer("cowslip-network", &["cowslip-model"]),
     layer("cowslip-guest", &["cowslip-model"]),
     layer("cowslip-proto", &["cowslip-model"]),
     layer("cowslip-engine", BELOW_ENGINE),

@@ -4,6 +4,7 @@
 mod cgroups;
 mod files;
 mod mounts;
+mod networks;
 mod prepare;
 mod processes;
 mod sockets;

@@ -1,0 +1,186 @@
+//! Networks of sandboxes: a namespace that holds the guest's tap, one end of a link to the host, and rules.
+//!
+//! ```text
+//!   PATH (nsfs)    namespace: tap ── its rules ── uplink ═══ link     host
+//! ```
+//!
+//! Acquire makes all of it, release deletes the link and the namespace's name: what is in a namespace goes with it, once
+//! no process is in there. The link bears the mark of its handle as its alias, so that another program's interface of the
+//! same name is left alone.
+
+mod link;
+mod namespace;
+mod rules;
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use cowslip_ledger::plan::Presence;
+use cowslip_ledger::{Held, Reservation, Resource};
+use serde::{Deserialize, Serialize};
+
+use crate::error::HostError;
+use crate::file::Inode;
+
+/// The kind.
+#[derive(Debug)]
+pub struct Netns;
+
+/// A network to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsSpec {
+    /// The name of its namespace: a file to be, in one of our directories.
+    pub path: PathBuf,
+    /// The name of the host's end of the link; at most 15 bytes.
+    pub link: String,
+    /// What the link bears as its alias.
+    pub mark: String,
+    /// The address of the host's end.
+    pub host: Ipv4Addr,
+    /// The address of the other end, in one network with the host's.
+    pub sandbox: Ipv4Addr,
+    /// The name of the other end.
+    pub uplink: String,
+    /// What the guest is on.
+    pub tap: TapSpec,
+}
+
+/// The interface that a monitor gives to its guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TapSpec {
+    /// Its name in the namespace.
+    pub name: String,
+    /// Its addresses: the guest's gateway first.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Length of the prefix of the guest's network.
+    pub prefix: u8,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// The guest's address.
+    pub guest: Ipv4Addr,
+    /// The guest's hardware address, which nobody is asked for.
+    pub guest_mac: [u8; 6],
+    /// The user and the group that may open it; none: root only.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Resource for Netns {
+    const KIND: &'static str = "netns";
+    type Spec = NetnsSpec;
+    type Identity = Inode;
+}
+
+/// Makes a network whose packets pass under `rules`, a script of nft(8), from the first one on.
+pub(crate) fn acquire(slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError> {
+    let spec = slot.spec().clone();
+    if link::find(&spec.link)?.is_some() {
+        return Err(HostError::Interface {
+            operation: "make",
+            name: spec.link,
+            source: std::io::ErrorKind::AlreadyExists.into(),
+        });
+    }
+    let made = namespace::make(&spec.path, || {
+        link::inside(&spec)?;
+        rules::load(rules)
+    });
+    let inode = made
+        .and_then(|()| link::outside(&spec))
+        .and_then(|()| Inode::of(&spec.path))
+        .inspect_err(|_| {
+            // What is left the reaper finds by the row.
+            let _ = release(&spec, None);
+        })?;
+    Ok(slot.acquired(inode)?)
+}
+
+/// Replaces the rules by one transaction.
+pub(crate) fn reload(spec: &NetnsSpec, rules: &str) -> Result<(), HostError> {
+    namespace::enter(&spec.path, || rules::load(rules))?
+}
+
+/// Replaces rules of the host by one transaction.
+pub(crate) fn load_host_rules(rules: &str) -> Result<(), HostError> {
+    rules::load(rules)
+}
+
+pub(crate) fn probe(spec: &NetnsSpec, identity: Option<&Inode>) -> Result<Presence, HostError> {
+    let link = link::find(&spec.link)?;
+    if let Some(found) = &link
+        // One that we made without living to mark it is known by the other end, in our namespace.
+        && found.alias.as_ref().is_some_and(|alias| *alias != spec.mark)
+    {
+        return Ok(Presence::Foreign);
+    }
+    Ok(match (namespace::find(&spec.path)?, identity) {
+        (Some(found), Some(known)) if found != *known => Presence::Foreign,
+        (Some(_), _) => Presence::Present,
+        (None, _) if link.is_some() || spec.path.symlink_metadata().is_ok() => Presence::Present,
+        (None, _) => Presence::Absent,
+    })
+}
+
+pub(crate) fn release(spec: &NetnsSpec, identity: Option<&Inode>) -> Result<(), HostError> {
+    match probe(spec, identity)? {
+        Presence::Absent => return Ok(()),
+        Presence::Foreign => {
+            return Err(HostError::Foreign {
+                path: spec.path.clone(),
+                why: format!("or the interface {} is another's", spec.link),
+            });
+        }
+        Presence::Present => {}
+    }
+    // The name of the link is free after this, however long a namespace takes to go.
+    link::remove(&spec.link)?;
+    namespace::remove(&spec.path)
+}
+
+/// Names of namespaces in a directory, and links with our mark, that are not known.
+pub(crate) fn strays(
+    directory: &Path,
+    prefix: &str,
+    known: &HashSet<&str>,
+) -> Result<Vec<NetnsSpec>, HostError> {
+    let mut strays = Vec::new();
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(strays),
+        other => other.map_err(HostError::path("read", directory))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(HostError::path("read", directory))?.path();
+        if !path.to_str().is_some_and(|path| known.contains(path)) {
+            strays.push(found(path, String::new(), prefix.to_owned()));
+        }
+    }
+    for (name, alias) in link::all()? {
+        if alias.starts_with(prefix) && !known.contains(&*name) {
+            let path = directory.join(&name);
+            strays.push(found(path, name, alias));
+        }
+    }
+    Ok(strays)
+}
+
+/// As much as a release needs to know of a network without a row.
+fn found(path: PathBuf, link: String, mark: String) -> NetnsSpec {
+    let nowhere = Ipv4Addr::UNSPECIFIED;
+    NetnsSpec {
+        path,
+        link,
+        mark,
+        host: nowhere,
+        sandbox: nowhere,
+        uplink: String::new(),
+        tap: TapSpec {
+            name: String::new(),
+            addresses: Vec::new(),
+            prefix: 0,
+            mac: [0; 6],
+            guest: nowhere,
+            guest_mac: [0; 6],
+            owner: None,
+        },
+    }
+}
