@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  guest                 namespace of the sandbox                          host
-//!  10.0.2.15 ──── tap ── 10.0.2.2      up: the slot's address ──── veth ── the slot's other address ── the internet
+//!  10.0.2.15 ──── tap ── 10.0.2.2  uplink: the slot's address ──── veth ── the slot's other address ── the internet
 //!                        outward: what the policy opens                    forward: never from sandbox to sandbox
 //!                        its source becomes the slot's address             input: nothing, but answers
 //!                        inward: published ports, answers                  its source becomes the host's address
@@ -36,7 +36,7 @@ pub const GATEWAY_MAC: [u8; 6] = [0x02, 0xc0, 0x57, 0x00, 0x00, 0x02];
 /// The tap's name in its namespace.
 pub const TAP: &str = "tap";
 /// The name of the namespace's way out.
-pub const UPLINK: &str = "up";
+pub const UPLINK: &str = "uplink";
 
 /// The network that every guest sees around itself.
 fn guests() -> ipnet::Ipv4Net {
