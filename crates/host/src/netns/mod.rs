@@ -81,6 +81,8 @@ pub(crate) fn acquire(slot: Reservation<Netns>, rules: &str) -> Result<Held<Netn
             source: std::io::ErrorKind::AlreadyExists.into(),
         });
     }
+    // Of a name that is taken nothing is ours to take away.
+    namespace::claim(&spec.path)?;
     let made = namespace::make(&spec.path, || {
         link::inside(&spec)?;
         rules::load(rules)
@@ -89,8 +91,10 @@ pub(crate) fn acquire(slot: Reservation<Netns>, rules: &str) -> Result<Held<Netn
         .and_then(|()| link::outside(&spec))
         .and_then(|()| Inode::of(&spec.path))
         .inspect_err(|_| {
-            // What is left the reaper finds by the row.
-            let _ = release(&spec, None);
+            if let Err(error) = release(&spec, None) {
+                // The reaper finds it by the row.
+                tracing::warn!(%error, path = %spec.path.display(), "take a network down that failed");
+            }
         })?;
     Ok(slot.acquired(inode)?)
 }
@@ -107,13 +111,16 @@ pub(crate) fn load_host_rules(rules: &str) -> Result<(), HostError> {
 
 pub(crate) fn probe(spec: &NetnsSpec, identity: Option<&Inode>) -> Result<Presence, HostError> {
     let link = link::find(&spec.link)?;
-    if let Some(found) = &link
-        // One that we made without living to mark it is known by the other end, in our namespace.
-        && found.alias.as_ref().is_some_and(|alias| *alias != spec.mark)
-    {
+    let namespace = namespace::find(&spec.path)?;
+    let is_ours = |found: &link::Found| match &found.alias {
+        Some(alias) => *alias == spec.mark,
+        // Made, perhaps, without living to be marked: then its namespace is there as well.
+        None => namespace.is_some(),
+    };
+    if link.as_ref().is_some_and(|found| !is_ours(found)) {
         return Ok(Presence::Foreign);
     }
-    Ok(match (namespace::find(&spec.path)?, identity) {
+    Ok(match (namespace, identity) {
         (Some(found), Some(known)) if found != *known => Presence::Foreign,
         (Some(_), _) => Presence::Present,
         (None, _) if link.is_some() || spec.path.symlink_metadata().is_ok() => Presence::Present,
@@ -145,10 +152,10 @@ pub(crate) fn strays(
 ) -> Result<Vec<NetnsSpec>, HostError> {
     let mut strays = Vec::new();
     let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(strays),
-        other => other.map_err(HostError::path("read", directory))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        other => Some(other.map_err(HostError::path("read", directory))?),
     };
-    for entry in entries {
+    for entry in entries.into_iter().flatten() {
         let path = entry.map_err(HostError::path("read", directory))?.path();
         if !path.to_str().is_some_and(|path| known.contains(path)) {
             strays.push(found(path, String::new(), prefix.to_owned()));

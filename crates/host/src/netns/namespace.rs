@@ -18,17 +18,22 @@ const SELF: &str = "/proc/thread-self/ns/net";
 /// `NSFS_MAGIC`.
 const NSFS: u32 = 0x6e73_6673;
 
-/// Makes a namespace named `path`, and does something in it.
-pub(super) fn make(
-    path: &Path,
-    inside: impl FnOnce() -> Result<(), HostError> + Send,
-) -> Result<(), HostError> {
+/// Makes the file that a namespace is to be named by.
+pub(super) fn claim(path: &Path) -> Result<(), HostError> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .map_err(HostError::path("make", path))?;
+        .map(drop)
+        .map_err(HostError::path("make", path))
+}
+
+/// Makes a namespace under a name that was claimed, and does something in it.
+pub(super) fn make(
+    path: &Path,
+    inside: impl FnOnce() -> Result<(), HostError> + Send,
+) -> Result<(), HostError> {
     in_thread(|| {
         // SAFETY: of this thread alone, which shares no network namespace that others count on, and ends here.
         #[allow(unsafe_code)]

@@ -193,6 +193,11 @@ fn what_cannot_be_made_leaves_nothing() {
         Err(HostError::Interface { .. })
     ));
     assert_eq!(bench.probe(&row), Presence::Present);
+    let mut third = spec.clone();
+    third.link += "3";
+    assert!(matches!(make(&third, RULES), Err(HostError::Path { .. })));
+    assert_eq!(bench.probe(&row), Presence::Present);
+    let _ = inside(&spec, &["ip", "link", "show", "dev", "tap"]);
     bench.release_twice(&row);
     assert!(!left(&spec));
 }
@@ -228,6 +233,7 @@ fn a_network_without_a_row_is_found_and_another_programs_link_is_left_alone() {
     ip(&[
         "link", "add", &spec.link, "type", "veth", "peer", "name", &peer,
     ]);
+    bench.assert_foreign(&row);
     ip(&["link", "set", &spec.link, "alias", "somebody else's"]);
     bench.assert_foreign(&row);
     ip(&["link", "delete", &spec.link]);
