@@ -100,6 +100,11 @@ pub(crate) enum Command {
     Pause(commands::lifecycle::Pause),
     /// Bring paused sandboxes back
     Resume(commands::lifecycle::Resume),
+    /// Show and change what sandboxes may reach, and who may reach them
+    #[command(subcommand)]
+    Network(commands::network::Network),
+    /// List the ports of this host that lead to sandboxes
+    Port(commands::network::Port),
     /// Import and keep templates: the root file systems of sandboxes
     #[command(subcommand)]
     Template(commands::template::Template),

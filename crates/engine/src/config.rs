@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use cowslip_model::{ByteSize, Durability, Isolation, Lifetime, MonitorKind};
+use cowslip_network::AddressRange;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -15,6 +16,8 @@ pub struct Config {
     pub storage: Storage,
     /// Machines.
     pub machine: Machine,
+    /// Networks of sandboxes.
+    pub network: Network,
     /// Imports of templates.
     pub images: Images,
     /// Registries of images.
@@ -24,6 +27,46 @@ pub struct Config {
     /// Where things are; set by the command line, not by the file.
     #[serde(skip)]
     pub paths: Paths,
+}
+
+/// Networks of sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// How sandboxes are connected that ask for nothing.
+    pub mode: NetworkChoice,
+    /// The addresses that the host knows sandboxes by: two for each.
+    pub range: AddressRange,
+    /// Whether the engine lets the host pass packets on (`net.ipv4.ip_forward`), where it does not.
+    pub set_forwarding: bool,
+    /// Networks that are kept ready for sandboxes to come.
+    pub warm: u32,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            mode: NetworkChoice::Auto,
+            range: AddressRange::default(),
+            set_forwarding: true,
+            warm: 4,
+        }
+    }
+}
+
+/// How sandboxes are connected that ask for nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkChoice {
+    /// To the internet where this engine can make networks, else not at all.
+    #[default]
+    Auto,
+    /// To the internet and nothing else.
+    Nat,
+    /// To what the monitor's user reaches.
+    User,
+    /// Not at all.
+    None,
 }
 
 /// Imports of templates.

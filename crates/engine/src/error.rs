@@ -6,7 +6,7 @@ use cowslip_host::HostError;
 use cowslip_ledger::LedgerError;
 use cowslip_ledger::lock::LockError;
 use cowslip_model::api::{ErrorBody, ErrorCode};
-use cowslip_model::{Name, SandboxState};
+use cowslip_model::{Name, PublishedPort, SandboxState};
 use cowslip_proto::client::CallError;
 use cowslip_registry::PullError;
 use cowslip_store::StoreError;
@@ -160,6 +160,16 @@ pub enum EngineError {
         /// What to do.
         hint: &'static str,
     },
+    /// A port of the host leads to somebody else.
+    #[error(
+        "the port {port} cannot be published: {by} has that port of this host; publish it at another, or end that"
+    )]
+    PortTaken {
+        /// The port.
+        port: PublishedPort,
+        /// Who has it.
+        by: String,
+    },
     /// The command is not in the guest.
     #[error("{0}")]
     CommandNotFound(String),
@@ -297,6 +307,7 @@ impl EngineError {
             | Self::CalledOff { .. }
             | Self::Frozen { .. }
             | Self::BrokenDisk { .. }
+            | Self::PortTaken { .. }
             | Self::InUse { .. } => ErrorCode::Conflict,
             Self::CommandNotFound(_) => ErrorCode::CommandNotFound,
             Self::CommandNotExecutable(_) => ErrorCode::CommandNotExecutable,

@@ -21,6 +21,7 @@ mod locks;
 mod lookup;
 mod monitors;
 mod names;
+mod network;
 pub mod parts;
 pub mod session;
 mod tasks;
@@ -50,6 +51,7 @@ use crate::guest::Guests;
 use crate::images::Images;
 use crate::live::LiveTable;
 use crate::locks::Locks;
+use crate::network::{Networks, Spares};
 use crate::parts::Monitors;
 use crate::water::Water;
 
@@ -67,6 +69,8 @@ pub struct Engine {
     live: LiveTable,
     boots: Boots,
     water: Water,
+    networks: Networks,
+    spares: Arc<Spares>,
     /// Rung when a verb finds space that the last look did not: guests that stand still may go on.
     space_found: Arc<Notify>,
     locks: Locks<SandboxId>,

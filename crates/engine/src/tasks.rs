@@ -19,6 +19,7 @@ impl Engine {
         });
         tokio::spawn(reap(Arc::downgrade(self), queue));
         tokio::spawn(Self::expire_in_time(Arc::downgrade(self)));
+        tokio::spawn(Self::keep_spares(Arc::downgrade(self)));
         tokio::spawn(Self::watch_the_disk(Arc::downgrade(self)));
         tokio::spawn(Self::watch_the_devices(Arc::downgrade(self)));
     }

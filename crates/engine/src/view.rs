@@ -67,6 +67,7 @@ impl Engine {
                 .then(|| self.isolation_of(&record.spec)),
             cpu_template: record.spec.cpu_template.as_ref().map(CpuTemplate::name),
             disk_limits: record.spec.disk_limits,
+            network: self.view_network(record),
             monitor: record.monitor.as_ref().map(in_words),
             env: record.spec.env.clone(),
             workdir: record.spec.workdir.clone(),

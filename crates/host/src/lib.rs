@@ -35,11 +35,13 @@ mod strays;
 mod tests;
 pub mod usage;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use cowslip_ledger::plan::{Presence, Stray};
 use cowslip_ledger::{HandleRow, Held, Reservation};
+use cowslip_model::PublishedPort;
 
 pub use bounded_log::BoundedLog;
 pub use cgroup::{Cgroup, CgroupSpec};
@@ -140,6 +142,27 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When a part of it cannot be made, or the rules are refused.
     fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError>;
+
+    /// Why no networks can be made on this host; none: they can.
+    fn lacks_networks(&self) -> Option<String>;
+
+    /// Whether the host does not pass packets on between its interfaces; then it does from now on, if `really`.
+    ///
+    /// # Errors
+    /// When the setting cannot be read or written.
+    fn set_forwarding(&self, really: bool) -> Result<bool, HostError>;
+
+    /// Who listens on a port that is to be published, in words; none: nobody.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    fn port_holder(&self, port: &PublishedPort) -> Result<Option<String>, HostError>;
+
+    /// Opens the tap of a network namespace, for a monitor that gets it as a descriptor.
+    ///
+    /// # Errors
+    /// When it is gone, or open already.
+    fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError>;
 
     /// Gives a network namespace other rules, all at once.
     ///

@@ -1,12 +1,13 @@
 //! The real host: dispatches to the file of each kind.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use cowslip_ledger::plan::{Presence, Stray};
 use cowslip_ledger::{HandleRow, Held, Reservation, Resource};
-use cowslip_model::InstanceId;
+use cowslip_model::{InstanceId, PublishedPort};
 
 use crate::cgroup::{self, Cgroup, CgroupSpec};
 use crate::directory::{self, Directory};
@@ -182,6 +183,23 @@ impl Host for LinuxHost {
     fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError> {
         self.own_netns(slot.spec())?;
         netns::acquire(slot, rules)
+    }
+
+    fn lacks_networks(&self) -> Option<String> {
+        netns::lacks()
+    }
+
+    fn set_forwarding(&self, really: bool) -> Result<bool, HostError> {
+        netns::set_forwarding(really)
+    }
+
+    fn port_holder(&self, port: &PublishedPort) -> Result<Option<String>, HostError> {
+        netns::port_holder(port)
+    }
+
+    fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError> {
+        self.own_netns(netns)?;
+        netns::open_tap(netns)
     }
 
     fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {

@@ -400,6 +400,7 @@ fn owner_word(owner: Owner) -> &'static str {
         Owner::Checkpoint(_) => "checkpoint",
         Owner::Template(_) => "template",
         Owner::Kernel(_) => "kernel",
+        Owner::Slot(_) => "slot",
     }
 }
 

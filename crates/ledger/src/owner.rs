@@ -22,6 +22,8 @@ pub enum Owner {
     Template(TemplateId),
     /// A guest kernel's directory.
     Kernel(KernelId),
+    /// A network that is ready for whoever gets this slot.
+    Slot(u32),
 }
 
 impl fmt::Display for Owner {
@@ -33,6 +35,7 @@ impl fmt::Display for Owner {
             Self::Checkpoint(id) => write!(f, "checkpoint:{id}"),
             Self::Template(id) => write!(f, "template:{id}"),
             Self::Kernel(id) => write!(f, "kernel:{id}"),
+            Self::Slot(slot) => write!(f, "slot:{slot}"),
         }
     }
 }
@@ -54,6 +57,7 @@ impl FromStr for Owner {
             "checkpoint" => id.parse().map(Self::Checkpoint).map_err(|_| error()),
             "template" => id.parse().map(Self::Template).map_err(|_| error()),
             "kernel" => id.parse().map(Self::Kernel).map_err(|_| error()),
+            "slot" => id.parse().map(Self::Slot).map_err(|_| error()),
             _ => Err(error()),
         }
     }

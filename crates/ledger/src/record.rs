@@ -158,8 +158,11 @@ pub struct SandboxRecord {
     pub main: Option<MainProcess>,
     /// Remove it when its main process ends.
     pub auto_remove: bool,
-    /// Number of the uid (from the configured range) its machine runs under.
+    /// Number of its machine's uid and of its addresses, in the configured ranges.
     pub slot: u32,
+    /// Its machine may be under other network rules than those of its specification.
+    #[serde(default)]
+    pub network_pending: bool,
     /// When it was created.
     pub created_at: Timestamp,
     /// When its current run began.

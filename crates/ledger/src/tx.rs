@@ -434,6 +434,17 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
+    /// Gives a handle another owner.
+    pub fn give_handle(&mut self, row: &HandleRow, to: Owner) -> Result<(), LedgerError> {
+        self.execute(
+            "UPDATE handles SET owner = ?2 WHERE id = ?1",
+            &[&row.id.to_string(), &to.to_string()],
+        )?;
+        self.mark(row.owner);
+        self.mark(to);
+        Ok(())
+    }
+
     pub(crate) fn delete_handle(&mut self, row: &HandleRow) -> Result<(), LedgerError> {
         self.mark(row.owner);
         self.execute("DELETE FROM handles WHERE id = ?1", &[&row.id.to_string()])

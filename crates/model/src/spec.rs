@@ -9,6 +9,7 @@ use crate::cpu::CpuTemplate;
 use crate::id::{KernelId, TemplateId};
 use crate::limits::DiskLimits;
 use crate::monitor::{Isolation, MonitorKind, UnknownWord};
+use crate::network::NetworkSpec;
 use crate::size::ByteSize;
 use crate::time::Lifetime;
 
@@ -82,4 +83,7 @@ pub struct SandboxSpec {
     /// How fast it may use its disk.
     #[serde(default)]
     pub disk_limits: DiskLimits,
+    /// Its network; those that were made before there was any have none.
+    #[serde(default = "NetworkSpec::none")]
+    pub network: NetworkSpec,
 }

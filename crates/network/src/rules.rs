@@ -190,6 +190,13 @@ impl HostRules<'_> {
         format!("cowslip-{instance}")
     }
 
+    /// What takes the table away.
+    #[must_use]
+    pub fn none(instance: InstanceId) -> String {
+        let table = Self::table(instance);
+        format!("table inet {table}\ndelete table inet {table}\n")
+    }
+
     /// What the names of the host's ends of all links begin with.
     #[must_use]
     pub fn link_prefix(instance: InstanceId) -> String {

@@ -63,6 +63,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(sandboxes::inspect, sandboxes::remove))
         .routes(routes!(sandboxes::start))
         .routes(routes!(sandboxes::stop))
+        .routes(routes!(sandboxes::set_network))
         .routes(routes!(sandboxes::pause))
         .routes(routes!(sandboxes::resume))
         .routes(routes!(logs::logs))

@@ -1,6 +1,7 @@
 //! The simulated host: the same refusals as Linux, in memory.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use cowslip_ledger::plan::{Presence, Stray};
 use cowslip_ledger::{
     FileStamp, HandleRow, HandleState, Held, LedgerError, Owner, Reservation, Resource,
 };
-use cowslip_model::{HandleId, InstanceId, SandboxId, Timestamp};
+use cowslip_model::{HandleId, InstanceId, PublishedPort, SandboxId, Timestamp};
 
 use crate::world::{FileNode, Inner, Node, World};
 
@@ -35,7 +36,8 @@ impl SimHost {
     /// The host for the engine of `instance`, with the directories of `layout`.
     #[must_use]
     pub fn new(world: World, layout: Layout, instance: InstanceId, faults: Injector) -> Self {
-        for dir in layout.collections().iter().chain([&layout.machines()]) {
+        let places = [layout.machines(), layout.networks()];
+        for dir in layout.collections().iter().chain(&places) {
             world.add_directory(dir);
         }
         Self {
@@ -258,6 +260,25 @@ impl Host for SimHost {
                 .map_err(HostError::path("make", &path))
         })?;
         Ok(slot.acquired(inode)?)
+    }
+
+    fn lacks_networks(&self) -> Option<String> {
+        None
+    }
+
+    fn set_forwarding(&self, _really: bool) -> Result<bool, HostError> {
+        Ok(false)
+    }
+
+    fn port_holder(&self, _port: &PublishedPort) -> Result<Option<String>, HostError> {
+        Ok(None)
+    }
+
+    fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError> {
+        let null = Path::new("/dev/null");
+        self.own(&netns.path)?;
+        let opened = std::fs::File::open(null).map_err(HostError::path("open", null))?;
+        Ok(opened.into())
     }
 
     fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {

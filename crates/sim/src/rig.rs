@@ -97,6 +97,7 @@ impl Rig {
     /// When the ledger does not open.
     pub fn parts(&self, backend: Backend, faults: Injector) -> Result<Parts, RigError> {
         let mut config = Config::default();
+        config.network.warm = 0;
         self.layout.state().clone_into(&mut config.paths.state);
         self.layout.run().clone_into(&mut config.paths.run);
         Ok(Parts {

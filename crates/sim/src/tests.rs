@@ -128,6 +128,7 @@ impl Bench {
             command_line: Vec::new(),
             disk: Some(disk),
             disk_limits: DiskLimits::default(),
+            network: None,
             cpu_template: None,
             track_memory: false,
             work: self.rig.layout.sandbox(sandbox),
@@ -392,6 +393,7 @@ fn minimal(bench: &Bench) -> MachineConfig {
         command_line: Vec::new(),
         disk: None,
         disk_limits: DiskLimits::default(),
+        network: None,
         cpu_template: None,
         track_memory: false,
         work: PathBuf::from("/"),
@@ -579,6 +581,7 @@ async fn a_second_process_of_one_sandbox_is_a_violation() {
         credentials: None,
         view: None,
         cgroups: Vec::new(),
+        netns: None,
     };
     bench.site.host.spawn(slot, launch).unwrap().settle();
     assert!(bench.violations()[0].contains("second process"));

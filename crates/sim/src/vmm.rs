@@ -83,6 +83,7 @@ impl SimVmm {
             credentials: config.credentials.clone(),
             view: None,
             cgroups: Vec::new(),
+            netns: None,
         };
         let held = site.host.spawn(slot, launch)?;
         let identity = held.identity().clone();

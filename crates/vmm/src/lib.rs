@@ -19,13 +19,17 @@ pub mod firecracker;
 pub mod qemu;
 mod words;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cowslip_host::{HostError, Site};
+use cowslip_host::{HostError, NetnsSpec, Site};
 use cowslip_ledger::{LedgerError, MonitorInfo};
-use cowslip_model::{ByteSize, CpuTemplate, DiskChain, DiskLayer, DiskLimits, SandboxId};
+use cowslip_model::{
+    ByteSize, CpuTemplate, DiskChain, DiskLayer, DiskLimits, NetworkLimits, PublishedPort,
+    SandboxId,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use cowslip_host::process::{Credentials, ExitStatus};
@@ -52,6 +56,8 @@ pub struct MachineConfig {
     pub disk_limits: DiskLimits,
     /// What of its processor the guest is shown. A restored machine's is its image's.
     pub cpu_template: Option<CpuTemplate>,
+    /// How it is connected; none: not at all. A restored machine has its image's limits where the monitor keeps them.
+    pub network: Option<NetworkInterface>,
     /// Remember what the guest writes to its memory, where the monitor can, so that an image may hold only
     /// what changed since the last one.
     pub track_memory: bool,
@@ -67,6 +73,58 @@ pub struct MachineConfig {
     pub credentials: Option<Credentials>,
     /// Ends the wait for a process that does not begin to listen.
     pub called_off: CancellationToken,
+}
+
+impl MachineConfig {
+    /// The name of the network namespace that the monitor is in; none: the engine's.
+    #[must_use]
+    pub fn netns(&self) -> Option<PathBuf> {
+        let namespace = self.network.as_ref().and_then(NetworkInterface::namespace);
+        namespace.map(Path::to_owned)
+    }
+}
+
+/// The guest's only interface.
+#[derive(Debug, Clone)]
+pub struct NetworkInterface {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// How fast it may be used.
+    pub limits: NetworkLimits,
+    /// Where it leads.
+    pub to: NetworkTo,
+}
+
+/// Where a guest's interface leads.
+#[derive(Debug, Clone)]
+pub enum NetworkTo {
+    /// To the tap of a network namespace, which the monitor is in.
+    Namespace(NetnsSpec),
+    /// Through the monitor's own process.
+    User {
+        /// The guest's address.
+        guest: Ipv4Addr,
+        /// Ports of the host that lead to it.
+        publish: Vec<PublishedPort>,
+    },
+}
+
+impl NetworkInterface {
+    /// The hardware address in words.
+    #[must_use]
+    pub fn mac_text(&self) -> String {
+        let bytes: Vec<String> = self.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        bytes.join(":")
+    }
+
+    /// The name of the namespace that the monitor is in.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Path> {
+        match &self.to {
+            NetworkTo::Namespace(spec) => Some(&spec.path),
+            NetworkTo::User { .. } => None,
+        }
+    }
 }
 
 /// What a machine is doing.

@@ -86,6 +86,16 @@ impl Client {
         self.json(answer).await
     }
 
+    /// Puts `request` and gives back the answer.
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: Path,
+        request: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let answer = self.send(Method::PUT, &path, body::json(request)?).await?;
+        self.json(answer).await
+    }
+
     /// Deletes the object at `path`.
     pub(crate) async fn delete(&self, path: Path) -> Result<(), Failure> {
         self.send(Method::DELETE, &path, body::empty())

@@ -34,6 +34,8 @@ pub(crate) struct Restore {
     /// How Firecracker is kept apart from the host: jail or direct; none: as the checkpoint's sandbox
     #[arg(long, value_name = "HOW")]
     isolation: Option<Isolation>,
+    #[command(flatten)]
+    rules: values::Rules,
     /// Name or id of the checkpoint
     #[arg(value_name = "CHECKPOINT")]
     checkpoint: String,
@@ -60,6 +62,7 @@ impl Restore {
             ttl: self.ttl,
             on_expiry: self.on_expiry,
             isolation: self.isolation,
+            network: (!self.rules.is_empty()).then(|| self.rules.request()),
         };
         let made: Vec<Sandbox> = context.client.post(path, &request).await?;
         context.output.show(&made, |made| {

@@ -15,6 +15,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod ls;
 mod many;
+pub(crate) mod network;
 pub(crate) mod prepare;
 pub(crate) mod process;
 pub(crate) mod run;
@@ -96,6 +97,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Pause(verb) => verb.run(context).await,
         Command::Resume(verb) => verb.run(context).await,
         Command::Template(verb) => verb.run(context).await,
+        Command::Network(verb) => verb.run(context).await,
+        Command::Port(verb) => verb.run(context).await,
         Command::Diff(verb) => verb.run(context).await,
         Command::Kernel(verb) => verb.run(context).await,
         Command::Events(verb) => verb.run(context).await,

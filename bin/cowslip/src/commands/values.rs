@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use cowslip_model::api::CreateRequest;
-use cowslip_model::api::PullPolicy;
+use cowslip_model::api::{CreateRequest, NetworkRequest, NetworkRules, PullPolicy};
 use cowslip_model::size::MIB;
-use cowslip_model::{ByteSize, CpuTemplate, Isolation, Lifetime, MonitorKind, Name, OnExpiry};
+use cowslip_model::{
+    ByteSize, CpuTemplate, Isolation, Lifetime, MonitorKind, Name, NetworkLimits, NetworkMode,
+    NetworkRule, OnExpiry, PublishedPort,
+};
 
 use crate::exit::Failure;
 
@@ -189,6 +191,70 @@ pub(crate) struct Shape {
     /// Requests that it may make of its disk in a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) disk_iops: Option<u64>,
+    #[command(flatten)]
+    pub(crate) network: Connection,
+}
+
+/// How a new sandbox is connected.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct Connection {
+    /// nat: the internet and nothing else; user: what this user's programs reach, through QEMU; none; without a word
+    /// as the engine's configuration says
+    #[arg(long = "network", value_name = "MODE")]
+    mode: Option<NetworkMode>,
+    #[command(flatten)]
+    rules: Rules,
+    /// Bytes that it may send, and as many that it may receive, in a second, as 10m
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    network_bandwidth: Option<ByteSize>,
+    /// Packets that it may send, and as many that it may receive, in a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    network_packets: Option<u64>,
+}
+
+impl Connection {
+    fn request(self) -> NetworkRequest {
+        NetworkRequest {
+            mode: self.mode,
+            allow: self.rules.allow,
+            deny: self.rules.deny,
+            publish: self.rules.publish,
+            limits: NetworkLimits {
+                bandwidth: self.network_bandwidth,
+                packets: self.network_packets,
+            },
+        }
+    }
+}
+
+/// What a sandbox may reach, and who may reach it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Rules {
+    /// Let it reach this, and nothing else: CIDR, ADDRESS, NAME or *.NAME, each with or without :PORT
+    #[arg(long, value_name = "TO")]
+    allow: Vec<NetworkRule>,
+    /// Do not let it reach this, whatever is allowed; in the same words
+    #[arg(long, value_name = "TO")]
+    deny: Vec<NetworkRule>,
+    /// Let a port of this host lead to one of the guest: [ADDRESS:]PORT:PORT[/udp], the host's first
+    #[arg(short, long, value_name = "PORTS")]
+    publish: Vec<PublishedPort>,
+}
+
+impl Rules {
+    pub(crate) fn request(self) -> NetworkRules {
+        NetworkRules {
+            allow: self.allow,
+            deny: self.deny,
+            publish: self.publish,
+        }
+    }
+
+    /// Whether none was given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty() && self.publish.is_empty()
+    }
 }
 
 impl Shape {
@@ -213,6 +279,7 @@ impl Shape {
             cpu_template,
             disk_bandwidth,
             disk_iops,
+            network,
         } = self;
         CreateRequest {
             template,
@@ -231,6 +298,7 @@ impl Shape {
             cpu_template,
             disk_bandwidth,
             disk_iops,
+            network: network.request(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod log;
 mod socket;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cowslip_engine::{Engine, OpenError};
@@ -94,8 +95,10 @@ fn run_engine(serve: &Serve, reporter: Option<&Reporter>) -> Result<(), Failure>
             idle_exit: serve.idle_exit,
             shutdown,
         };
-        let end = cowslip_server::serve(engine, listener, options, || socket.close()).await;
+        let served = Arc::clone(&engine);
+        let end = cowslip_server::serve(served, listener, options, || socket.close()).await;
         tracing::info!(reason = %end, "the engine ends; sandboxes stay");
+        engine.close().await;
         Ok(())
     })
 }

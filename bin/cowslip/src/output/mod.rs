@@ -2,6 +2,7 @@
 //!
 //! Nothing here panics because a reader went away: a closed pipe ends the command quietly.
 
+pub(crate) mod networks;
 pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod views;

@@ -170,6 +170,8 @@ impl Engine {
         self.make_directory(Owner::Machine(record.id), spec).await?;
         let cgroups = self.make_cgroups(record).await?;
         phases.end("directories");
+        let network = self.make_network(record).await?;
+        phases.end("network");
         let disk = match self.volumes.activate(&self.site, record.id, &layers).await {
             Err(error) if self.may_copy(&error, &layers) => {
                 self.copy_disk(record.id, &layers, &error).await?
@@ -179,6 +181,7 @@ impl Engine {
         phases.end("disk");
         let config = MachineConfig {
             cgroups,
+            network,
             called_off: boot.clone(),
             ..self.machine_config(record, Some(disk))
         };
@@ -386,6 +389,7 @@ impl Engine {
             disk,
             disk_limits: record.spec.disk_limits,
             cpu_template: record.spec.cpu_template.clone(),
+            network: None,
             track_memory: self.config.machine.memory_chain > 0,
             work: self.site.layout.sandbox(record.id),
             cgroups: Vec::new(),
@@ -397,7 +401,7 @@ impl Engine {
     }
 
     /// Under root every machine has a uid and gid of its own; an ordinary user has only his.
-    fn credentials(&self, slot: u32) -> Option<Credentials> {
+    pub(crate) fn credentials(&self, slot: u32) -> Option<Credentials> {
         if !cowslip_host::process::is_root() {
             return None;
         }
@@ -419,6 +423,7 @@ impl Engine {
         self.water.thaw(id);
         let site = self.site.clone();
         let unwound = blocking(move || unwind(&site, Owner::Machine(id))).await?;
+        self.unpublish().await;
         self.drop_base(id).await;
         // What machines shared and none uses any more; what stays is tried again with the next end.
         if let Err(error) = self.volumes.retire(&self.site).await {

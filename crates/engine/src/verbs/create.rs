@@ -14,6 +14,7 @@ use cowslip_model::{
 };
 
 use crate::error::EngineError;
+use crate::network::{Slots, refuse_taken};
 use crate::{Engine, blocking, names, to_the_end};
 
 /// Virtual processors at most: what the machine types give.
@@ -138,6 +139,7 @@ impl Engine {
             main: None,
             auto_remove,
             slot: 0,
+            network_pending: false,
             created_at,
             disk_fallback: None,
             memory_base: None,
@@ -156,39 +158,34 @@ impl Engine {
         check: impl FnOnce(&mut Tx<'_>) -> Result<(), EngineError>,
     ) -> Result<SandboxRecord, EngineError> {
         self.refuse_without_space("create")?;
+        let slots = self.spares.lock();
         self.site
             .ledger
             .write("create: record", Synchronous::Normal, |tx| {
                 check(tx)?;
+                refuse_taken(tx, record.id, &record.spec.network)?;
                 if tx.sandbox_named(&record.name)?.is_some() {
                     return Err(EngineError::Exists {
                         kind: "sandbox",
                         name: record.name.clone(),
                     });
                 }
-                record.slot = self.free_slot(tx)?;
+                record.slot = self.free_slot(tx, &slots)?;
                 tx.put_layer(layer)?;
                 tx.put_sandbox(&record)?;
                 Ok(record)
             })
     }
 
-    /// The lowest number that no sandbox has: its uid is the base and this.
-    fn free_slot(&self, tx: &Tx<'_>) -> Result<u32, EngineError> {
-        let mut taken: Vec<u32> = tx.sandboxes()?.iter().map(|sandbox| sandbox.slot).collect();
-        taken.sort_unstable();
-        let slot = (0_u32..)
-            .zip(&taken)
-            .find(|(slot, taken)| slot != *taken)
-            .map(|(slot, _)| slot);
-        let slot = slot.unwrap_or_else(|| u32::try_from(taken.len()).unwrap_or(u32::MAX));
-        if slot >= self.config.machine.uid_count {
-            return Err(EngineError::NoSpace(format!(
-                "all {} uids of machine.uid_count are in use: remove sandboxes, or raise it",
-                self.config.machine.uid_count
-            )));
-        }
-        Ok(slot)
+    /// A number that no sandbox has, for its uid and its addresses.
+    fn free_slot(&self, tx: &Tx<'_>, slots: &Slots<'_>) -> Result<u32, EngineError> {
+        let count = self.slot_count();
+        slots.choose(tx, count)?.ok_or_else(|| {
+            EngineError::NoSpace(format!(
+                "all {count} sandboxes that there can be are there: remove some, or raise machine.uid_count and \
+                 network.range"
+            ))
+        })
     }
 
     /// Makes a sandbox's directory and the file of its layer.
@@ -324,6 +321,7 @@ impl Engine {
             cpu_template: request.cpu_template.clone(),
             disk_limits,
             isolation: self.allowed_isolation(request.isolation, self.config.machine.isolation)?,
+            network: self.network_of(request.network.clone(), vmm)?,
         })
     }
 }

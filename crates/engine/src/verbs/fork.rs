@@ -131,6 +131,12 @@ impl Engine {
         spec.ttl = request.ttl.or(spec.ttl);
         spec.on_expiry = request.on_expiry.unwrap_or(spec.on_expiry);
         spec.isolation = self.allowed_isolation(request.isolation, spec.isolation)?;
+        // The ports lead to the checkpoint's sandbox.
+        spec.network.publish.clear();
+        if let Some(rules) = request.network.clone() {
+            spec.network = rules.over(&spec.network);
+        }
+        self.check_network(&spec.network, spec.vmm)?;
         let top = LayerRecord {
             id: LayerId::random().map_err(LedgerError::from)?,
             template: spec.template,

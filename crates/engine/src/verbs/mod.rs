@@ -24,6 +24,7 @@ mod logs;
 mod low_water;
 mod memory;
 mod merge;
+mod network;
 mod open;
 mod pause;
 mod prepared;

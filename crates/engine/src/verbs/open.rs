@@ -52,6 +52,8 @@ impl Engine {
             live: crate::live::LiveTable::default(),
             boots: crate::boots::Boots::default(),
             water: crate::water::Water::default(),
+            networks: crate::network::Networks::default(),
+            spares: Arc::default(),
             space_found: Arc::default(),
             locks: Locks::default(),
             completing: Locks::default(),
@@ -77,6 +79,7 @@ impl Engine {
             done: Vec::new(),
             left: vec![crate::error::chain(&error).join(": ")],
         });
+        engine.renew_host_rules().await;
         engine.start_tasks();
         (engine, recovered)
     }

@@ -30,7 +30,8 @@ impl Engine {
     /// When the ledger or the host cannot be read.
     pub async fn recovery_plan(&self) -> Result<Vec<Action>, EngineError> {
         // Before the records: what is published in between is in one of the two.
-        let being_made = self.being_made();
+        let mut being_made = self.being_made();
+        being_made.extend(self.spares.owners());
         let books = self.site.ledger.read(|tx| {
             Ok::<_, EngineError>(Books {
                 sandboxes: tx.sandboxes()?,
@@ -251,6 +252,7 @@ impl Engine {
                 tracing::warn!(sandbox = %record.name, %error, "the guest does not answer yet");
             }
         }
+        self.finish_network(record).await?;
         self.keep_running(id, "adopt: publish")?;
         self.live.insert(id, Arc::clone(&live));
         self.watch(id, Arc::clone(&live));

@@ -7,6 +7,7 @@ use cowslip_model::{SandboxId, SandboxState, Transition};
 
 use crate::Engine;
 use crate::error::{EngineError, chain};
+use crate::network::refuse_taken;
 
 impl Engine {
     /// Changes a sandbox's record in one transaction and announces the event that `work` emitted.
@@ -80,15 +81,16 @@ impl Engine {
         ) {
             self.refuse_without_space(verb)?;
         }
-        self.change(
-            id,
-            &format!("{verb}: begin"),
-            Synchronous::Normal,
-            |sandbox, _| {
-                sandbox.transition = Some(transition);
-                Ok(None)
-            },
-        )
+        let step = format!("{verb}: begin");
+        self.site.ledger.write(&step, Synchronous::Normal, |tx| {
+            let mut sandbox = tx.sandbox(id)?.ok_or_else(|| gone(id))?;
+            if matches!(transition, Transition::Starting | Transition::Resuming) {
+                refuse_taken(tx, id, &sandbox.spec.network)?;
+            }
+            sandbox.transition = Some(transition);
+            tx.put_sandbox(&sandbox)?;
+            Ok(sandbox)
+        })
     }
 
     /// Ends a transition in `state`, with the reason where that is a failure.

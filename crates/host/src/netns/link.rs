@@ -17,7 +17,7 @@ use crate::error::HostError;
 /// Length of the prefix of a link's network: its two addresses.
 const PAIR: u8 = 31;
 const LOOPBACK: u32 = 1;
-const TUN: &str = "/dev/net/tun";
+pub(super) const TUN: &str = "/dev/net/tun";
 
 /// An interface that is there.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ fn error(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-fn failed(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> HostError {
+pub(super) fn failed(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> HostError {
     let name = name.to_owned();
     move |source| HostError::Interface {
         operation,
@@ -233,10 +233,25 @@ fn set(name: &str, value: &str) -> Result<(), HostError> {
 /// Makes a tap that stays without a process that has it open.
 #[allow(unsafe_code)]
 fn make_tap(spec: &TapSpec) -> io::Result<()> {
+    let tun = attach(&spec.name)?;
+    let fd = tun.as_raw_fd();
+    if let Some((user, group)) = spec.owner {
+        // SAFETY: both take a number.
+        check(unsafe { libc::ioctl(fd, libc::TUNSETOWNER, libc::c_ulong::from(user)) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::ioctl(fd, libc::TUNSETGROUP, libc::c_ulong::from(group)) })?;
+    }
+    // SAFETY: takes a number.
+    check(unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1 as libc::c_ulong) })
+}
+
+/// Opens the tap of that name in this thread's namespace; makes it where it is not there.
+#[allow(unsafe_code)]
+pub(super) fn attach(name: &str) -> io::Result<File> {
     let tun = OpenOptions::new().read(true).write(true).open(TUN)?;
     // SAFETY: all zeros is a value of this plain structure.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name = spec.name.as_bytes();
+    let name = name.as_bytes();
     if name.len() >= request.ifr_name.len() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -246,19 +261,14 @@ fn make_tap(spec: &TapSpec) -> io::Result<()> {
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags =
         libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let fd = tun.as_raw_fd();
-    let check = |result: i32| match result {
+    // SAFETY: the request is a whole ifreq, which the kernel reads and writes.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(tun)
+}
+
+fn check(result: i32) -> io::Result<()> {
+    match result {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    };
-    // SAFETY: the request is a whole ifreq, which the kernel reads and writes.
-    check(unsafe { libc::ioctl(fd, libc::TUNSETIFF, &raw mut request) })?;
-    if let Some((user, group)) = spec.owner {
-        // SAFETY: both take a number.
-        check(unsafe { libc::ioctl(fd, libc::TUNSETOWNER, libc::c_ulong::from(user)) })?;
-        // SAFETY: as above.
-        check(unsafe { libc::ioctl(fd, libc::TUNSETGROUP, libc::c_ulong::from(group)) })?;
     }
-    // SAFETY: takes a number.
-    check(unsafe { libc::ioctl(fd, libc::TUNSETPERSIST, 1 as libc::c_ulong) })
 }

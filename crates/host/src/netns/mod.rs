@@ -10,11 +10,15 @@
 
 mod link;
 mod namespace;
+mod ports;
 mod rules;
 
 use std::collections::HashSet;
+use std::error::Error as _;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, Reservation, Resource};
@@ -22,6 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::HostError;
 use crate::file::Inode;
+
+pub(crate) use ports::holder as port_holder;
 
 /// The kind.
 #[derive(Debug)]
@@ -102,6 +108,50 @@ pub(crate) fn acquire(slot: Reservation<Netns>, rules: &str) -> Result<Held<Netn
 /// Replaces the rules by one transaction.
 pub(crate) fn reload(spec: &NetnsSpec, rules: &str) -> Result<(), HostError> {
     namespace::enter(&spec.path, || rules::load(rules))?
+}
+
+/// Opens the tap, for a monitor that gets it as a descriptor.
+pub(crate) fn open_tap(spec: &NetnsSpec) -> Result<OwnedFd, HostError> {
+    let tap = &spec.tap.name;
+    let opened = namespace::enter(&spec.path, || link::attach(tap))?;
+    Ok(opened.map_err(link::failed("open", tap))?.into())
+}
+
+/// Why no networks can be made here, if so.
+pub(crate) fn lacks() -> Option<String> {
+    let tun = Path::new(link::TUN);
+    if !crate::process::is_root() {
+        return Some("networks of sandboxes need an engine that is root".to_owned());
+    }
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(tun) {
+        return Some(format!("open \"{}\": {error}", tun.display()));
+    }
+    static TRIED: OnceLock<Option<String>> = OnceLock::new();
+    let tried = TRIED.get_or_init(|| {
+        let error = namespace::try_out(|| rules::load(PROBE)).err()?;
+        let words = std::iter::successors(error.source(), |cause| (*cause).source());
+        let words: Vec<String> = words.map(ToString::to_string).collect();
+        Some(format!("{error}: {}", words.join(": ")))
+    });
+    tried.clone()
+}
+
+/// What networks need of the kernel's packet filter, in one table.
+const PROBE: &str = "table inet probe {
+    chain one { type nat hook postrouting priority srcnat; ct status dnat masquerade; }
+    chain two { type filter hook forward priority filter; fib daddr type local reject with tcp reset; }
+}
+";
+
+/// Lets the host pass packets on; gives whether it did not.
+pub(crate) fn set_forwarding(really: bool) -> Result<bool, HostError> {
+    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
+    let now = std::fs::read_to_string(path).map_err(HostError::path("read", path))?;
+    let missing = now.trim() == "0";
+    if missing && really {
+        std::fs::write(path, "1").map_err(HostError::path("write to", path))?;
+    }
+    Ok(missing)
 }
 
 /// Replaces rules of the host by one transaction.

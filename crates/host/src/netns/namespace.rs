@@ -44,6 +44,21 @@ pub(super) fn make(
     })?
 }
 
+/// Does something in a namespace without a name, which goes with it.
+pub(super) fn try_out(
+    inside: impl FnOnce() -> Result<(), HostError> + Send,
+) -> Result<(), HostError> {
+    in_thread(|| {
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(HostError::process(
+            "make a network namespace in",
+            "the engine",
+        ))?;
+        inside()
+    })?
+}
+
 /// Does something in a namespace.
 pub(super) fn enter<T: Send>(
     path: &Path,

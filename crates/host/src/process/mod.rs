@@ -11,13 +11,14 @@ mod inspect;
 mod view;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, Reservation, Resource};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 pub use children::keep_statuses;
@@ -103,6 +104,8 @@ pub struct Launch {
     /// The control groups, of different hierarchies, that it is in from its first instruction on; of others it
     /// has the engine's.
     pub cgroups: Vec<PathBuf>,
+    /// The name of the network namespace that it is in; none: the engine's.
+    pub netns: Option<PathBuf>,
 }
 
 /// The mark of a sandbox's monitor.
@@ -112,7 +115,8 @@ pub fn mark(instance: cowslip_model::InstanceId, sandbox: cowslip_model::Sandbox
 }
 
 /// What the marks of an instance's monitors begin with.
-pub(crate) fn mark_prefix(instance: cowslip_model::InstanceId) -> String {
+#[must_use]
+pub fn mark_prefix(instance: cowslip_model::InstanceId) -> String {
     format!("cowslip-{instance}-")
 }
 
@@ -165,10 +169,18 @@ pub(crate) fn acquire(
     let groups: Vec<OwnedFd> = groups
         .collect::<io::Result<_>>()
         .map_err(HostError::process("open the control group of", &program))?;
+    let netns = launch.netns.as_ref().map(std::fs::File::open);
+    let netns = netns.transpose().map_err(HostError::process(
+        "open the network namespace of",
+        &program,
+    ))?;
     // SAFETY: the closure runs between fork and exec. It makes system calls only, on values made
     // before the fork; it neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(move || {
+            if let Some(netns) = &netns {
+                move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+            }
             for group in &groups {
                 join(group)?;
             }

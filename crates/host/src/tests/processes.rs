@@ -49,6 +49,7 @@ impl Waiter {
             credentials: None,
             view: None,
             cgroups: Vec::new(),
+            netns: None,
         }
     }
 
@@ -445,6 +446,7 @@ async fn a_process_sees_its_own_directory_where_all_do_and_the_host_sees_nothing
         credentials: None,
         view: Some(view),
         cgroups: Vec::new(),
+        netns: None,
     };
     let slot = bench.reserve::<Process>(spec.clone());
     let held = bench.host.spawn(slot, launch).unwrap();

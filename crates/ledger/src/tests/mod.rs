@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use cowslip_model::{
     ByteSize, CheckpointId, DiskFormat, DiskLimits, Isolation, KernelId, LayerId, MonitorKind,
-    Name, OnExpiry, Resources, SandboxId, SandboxSpec, SandboxState, TemplateId, Timestamp,
+    Name, NetworkSpec, OnExpiry, Resources, SandboxId, SandboxSpec, SandboxState, TemplateId,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,7 @@ fn spec() -> SandboxSpec {
         isolation: Isolation::Direct,
         cpu_template: None,
         disk_limits: DiskLimits::default(),
+        network: NetworkSpec::none(),
         env: [("A".to_owned(), "b".to_owned())].into(),
         workdir: Some("/".to_owned()),
         user: None,
@@ -139,6 +141,7 @@ fn sandbox(bits: u64, top: Option<u64>) -> SandboxRecord {
         main: None,
         auto_remove: false,
         slot: 0,
+        network_pending: false,
         created_at: Timestamp(bits),
         disk_fallback: None,
         phases: Vec::new(),

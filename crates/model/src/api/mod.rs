@@ -4,6 +4,7 @@
 //! are seconds unless the name says otherwise. Requests refuse unknown fields.
 
 mod build;
+mod network;
 mod sandbox;
 mod session;
 mod template;
@@ -17,6 +18,7 @@ use crate::size::ByteSize;
 use crate::time::Timestamp;
 
 pub use self::build::*;
+pub use self::network::*;
 pub use self::sandbox::*;
 pub use self::session::*;
 pub use self::template::*;

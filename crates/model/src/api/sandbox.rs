@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::{Network, NetworkRequest, NetworkRules};
 use crate::cpu::CpuTemplate;
 use crate::id::{CheckpointId, LayerId, SandboxId, TemplateId};
 use crate::limits::DiskLimits;
@@ -63,6 +64,9 @@ pub struct Sandbox {
     /// How fast it may use its disk.
     #[serde(default)]
     pub disk_limits: DiskLimits,
+    /// Its network.
+    #[serde(default)]
+    pub network: Network,
     /// The monitor of its last run, as "qemu 7.2.22 (tcg)".
     pub monitor: Option<String>,
     /// Environment of its processes.
@@ -202,6 +206,9 @@ pub struct CreateRequest {
     /// Requests that it may make of its disk in a second; none: no limit.
     #[serde(default)]
     pub disk_iops: Option<u64>,
+    /// Its network; none: as the engine's configuration says.
+    #[serde(default)]
+    pub network: NetworkRequest,
 }
 
 /// Take a checkpoint.
@@ -271,6 +278,9 @@ pub struct ForkRequest {
     /// of the engine refuses less than it says.
     #[serde(default)]
     pub isolation: Option<Isolation>,
+    /// What each may reach; none: as the checkpoint's sandbox, but for the ports, which lead to that one.
+    #[serde(default)]
+    pub network: Option<NetworkRules>,
 }
 
 /// Stop a sandbox.

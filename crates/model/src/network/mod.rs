@@ -6,6 +6,7 @@
 mod destination;
 mod publish;
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
@@ -23,8 +24,29 @@ pub enum NetworkMode {
     /// To what its rules let it reach, behind an address of the host.
     #[default]
     Nat,
+    /// Through the monitor's own process, with what any program of its user may reach, the host included: for engines
+    /// that are not root. Only QEMU.
+    User,
     /// Not at all: the guest has no interface but its loopback.
     None,
+}
+
+impl NetworkMode {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::User => "user",
+            Self::None => "none",
+        }
+    }
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl FromStr for NetworkMode {
@@ -33,8 +55,9 @@ impl FromStr for NetworkMode {
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
         match text {
             "nat" => Ok(Self::Nat),
+            "user" => Ok(Self::User),
             "none" => Ok(Self::None),
-            _ => Err(UnknownWord::new(text, "\"nat\" or \"none\"")),
+            _ => Err(UnknownWord::new(text, "\"nat\", \"user\" or \"none\"")),
         }
     }
 }
@@ -92,6 +115,15 @@ pub enum NetworkError {
         /// What.
         what: &'static str,
     },
+    /// Something that no user-mode network enforces.
+    #[error(
+        "{what} cannot be kept to in a user-mode network: leave it out, or take --network nat, which needs an engine that \
+         is root"
+    )]
+    NotEnforced {
+        /// What.
+        what: &'static str,
+    },
     /// One port of the host for two ports.
     #[error("{first} and {second} are the same port of the host: publish one of them elsewhere")]
     Twice {
@@ -120,15 +152,19 @@ impl NetworkSpec {
     /// # Errors
     /// With what does not.
     pub fn check(&self) -> Result<(), NetworkError> {
-        if self.mode == NetworkMode::None {
-            let what = match () {
-                () if !self.allow.is_empty() => "--allow",
-                () if !self.deny.is_empty() => "--deny",
-                () if !self.publish.is_empty() => "--publish",
-                () if !self.limits.is_none() => "a limit of the network",
-                () => return Ok(()),
-            };
-            return Err(NetworkError::NotConnected { what });
+        let ruled = match () {
+            () if !self.allow.is_empty() => Some("--allow"),
+            () if !self.deny.is_empty() => Some("--deny"),
+            () if !self.limits.is_none() => Some("a limit of the network"),
+            () => None,
+        };
+        let published = (!self.publish.is_empty()).then_some("--publish");
+        match (self.mode, ruled, published) {
+            (NetworkMode::None, Some(what), _) | (NetworkMode::None, None, Some(what)) => {
+                return Err(NetworkError::NotConnected { what });
+            }
+            (NetworkMode::User, Some(what), _) => return Err(NetworkError::NotEnforced { what }),
+            _ => {}
         }
         for (index, first) in self.publish.iter().enumerate() {
             if let Some(second) = self.publish[index + 1..].iter().find(|p| p.clashes(first)) {
@@ -145,6 +181,15 @@ impl NetworkSpec {
             () => return Ok(()),
         };
         Err(NetworkError::TooSlow { what, least })
+    }
+
+    /// Of a sandbox without any.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            mode: NetworkMode::None,
+            ..Self::default()
+        }
     }
 
     /// Whether a name stands in its rules, so that its guest may ask for addresses only here.
@@ -216,6 +261,25 @@ mod tests {
             let error = spec.check().unwrap_err().to_string();
             assert!(error.starts_with(word), "{error}");
         }
+    }
+
+    #[test]
+    fn a_user_mode_network_keeps_to_no_rule() {
+        let user = NetworkSpec {
+            mode: NetworkMode::User,
+            publish: vec!["80:80".parse().unwrap()],
+            ..spec()
+        };
+        assert_eq!(user.check(), Ok(()));
+        let ruled = NetworkSpec {
+            deny: vec!["10.0.0.0/8".parse().unwrap()],
+            ..user
+        };
+        let error = ruled.check().unwrap_err().to_string();
+        assert!(
+            error.contains("--deny") && error.contains("--network nat"),
+            "{error}"
+        );
     }
 
     #[test]

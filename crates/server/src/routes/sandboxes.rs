@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use cowslip_model::api::{CreateRequest, ErrorBody, Sandbox, StopRequest};
+use cowslip_model::api::{CreateRequest, ErrorBody, NetworkRules, Sandbox, StopRequest};
 
 use super::{Answer, Api, Force};
 use crate::error::ApiError;
@@ -34,6 +34,19 @@ pub(crate) async fn create(
     responses((status = OK, body = Sandbox), (status = "default", body = ErrorBody)))]
 pub(crate) async fn inspect(State(api): State<Api>, Path(name): Path<String>) -> Answer<Sandbox> {
     Ok(Json(api.engine.sandbox(&name)?))
+}
+
+/// Puts a sandbox under other network rules, in place of all that it was under. Connections that are not allowed any more
+/// end.
+#[utoipa::path(put, path = "/v1/sandboxes/{sandbox}/network", tag = "sandboxes",
+    params(("sandbox" = String, Path, description = "name or id")), request_body = NetworkRules,
+    responses((status = OK, body = Sandbox), (status = "default", body = ErrorBody)))]
+pub(crate) async fn set_network(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    extract::Json(rules): extract::Json<NetworkRules>,
+) -> Answer<Sandbox> {
+    Ok(Json(api.engine.set_network(&name, rules).await?))
 }
 
 /// Removes a sandbox and all it holds; a running one only with `force`.

@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, CWD, linkat};
 
 use super::Beginning;
 use super::launch::failed;
-use super::paths::{self, BLANK, Exchange, JAILS, Paths, SELF, seen};
+use super::paths::{self, BLANK, Exchange, JAILS, NETNS, Paths, SELF, seen};
 use super::program::Program;
 use crate::{MachineConfig, VmmError};
 
@@ -63,7 +63,11 @@ impl Jail<'_> {
         let file = disk.map_or(0, |disk| disk.size).max(config.memory.bytes());
         let limit = file.saturating_add(FILE_SLACK);
         let text = |path: &Path| path.display().to_string();
-        [
+        let netns = config
+            .network
+            .iter()
+            .flat_map(|_| ["--netns".to_owned(), text(Path::new(NETNS))]);
+        let options = [
             "--id".to_owned(),
             self.id.to_owned(),
             "--exec-file".to_owned(),
@@ -78,9 +82,12 @@ impl Jail<'_> {
             format!("no-file={FILES_MAX}"),
             "--resource-limit".to_owned(),
             format!("fsize={limit}"),
-            "--".to_owned(),
-        ]
-        .into()
+        ];
+        options
+            .into_iter()
+            .chain(netns)
+            .chain(["--".to_owned()])
+            .collect()
     }
 
     /// What the process sees; makes the directories that it may write to, and lets its user read what it
@@ -117,6 +124,12 @@ impl Jail<'_> {
                 let_read(image)?;
                 bindings.push(bind(image, &seen::image()));
             }
+        }
+        if let Some(netns) = config.netns() {
+            bindings.push(Binding {
+                source: netns,
+                target: NETNS.into(),
+            });
         }
         let mut nodes = Vec::new();
         if let Some(disk) = &config.disk {

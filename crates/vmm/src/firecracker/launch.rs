@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cowslip_host::process::{self, Binding, Launch, Process, ProcessSpec, View};
-use cowslip_host::{Cgroup, Device, Directory, Site};
+use cowslip_host::{Cgroup, Device, Directory, Netns, Site};
 use cowslip_ledger::{Held, LedgerError, Owner, Resource};
 use cowslip_model::{DiskChain, DiskFormat, HandleId, SandboxId};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
@@ -84,6 +84,8 @@ pub(super) fn acquire(
         credentials: None,
         view: Some(view),
         cgroups: config.cgroups.clone(),
+        // The jailer joins it by itself.
+        netns: config.netns().filter(|_| programs.jailer.is_none()),
     };
     let needs = needs(site, config.sandbox)?;
     let owner = Owner::Machine(config.sandbox);
@@ -184,7 +186,9 @@ fn needs(site: &Site, sandbox: SandboxId) -> Result<Vec<HandleId>, LedgerError> 
         .read::<_, LedgerError>(|tx| tx.handles_of(Owner::Machine(sandbox)))?;
     Ok(rows
         .iter()
-        .filter(|row| [Directory::KIND, Device::KIND, Cgroup::KIND].contains(&row.kind.as_str()))
+        .filter(|row| {
+            [Directory::KIND, Device::KIND, Cgroup::KIND, Netns::KIND].contains(&row.kind.as_str())
+        })
         .map(|row| row.id)
         .collect())
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cowslip_host::process::{Credentials, ProcessIdentity, ProcessSpec};
-use cowslip_model::{CpuTemplate, DiskLayer, DiskLimits, Durability, SandboxId};
+use cowslip_model::{CpuTemplate, DiskLayer, DiskLimits, Durability, NetworkLimits, SandboxId};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{
     Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
-    MachineConfiguration, RateLimiter, SnapshotCreate, SnapshotKind, SnapshotLoad, TokenBucket,
-    Vsock,
+    MachineConfiguration, NetworkDevice, RateLimiter, SnapshotCreate, SnapshotKind, SnapshotLoad,
+    TokenBucket, Vsock,
 };
 use super::farewell::{Farewell, Listener};
 use super::image::Content;
@@ -36,7 +36,10 @@ use super::paths::{self, Exchange, Paths, seen};
 use super::{ending, image, jail, vsock};
 use crate::console::{self, BoundedLog};
 use crate::ending::Ending;
-use crate::{AgentChannel, Machine, MachineConfig, RunState, Saved, VmmError, blocking, words};
+use crate::{
+    AgentChannel, Machine, MachineConfig, NetworkInterface, NetworkTo, RunState, Saved, VmmError,
+    blocking, words,
+};
 
 /// How long a process may take until it listens, in seconds. It takes some 10 ms; this only ends a
 /// start that would hang for ever.
@@ -50,6 +53,7 @@ const AGENT_PORT: u32 = 10_320;
 /// The guest's vsock address; the least there is, since no two machines share a socket.
 const GUEST_CID: u32 = 3;
 const DISK: &str = "root";
+const NETWORK: &str = "eth0";
 /// Words of every guest's command line: speak on the serial console, and let a panic or a power-off end
 /// the machine, for which it has only the reset of the keyboard controller (`reboot=k`).
 const COMMAND_LINE: &[&str] = &[
@@ -199,13 +203,18 @@ impl FirecrackerMachine {
                 self.require_seen(OPERATION, path)?;
             }
         }
-        match self.configure(config).await {
+        let network = config.network.as_ref().map(network_device).transpose()?;
+        match self.configure(config, network.as_ref()).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.explain(OPERATION, error).await),
         }
     }
 
-    async fn configure(&self, config: &MachineConfig) -> Result<(), ApiError> {
+    async fn configure(
+        &self,
+        config: &MachineConfig,
+        network: Option<&NetworkDevice>,
+    ) -> Result<(), ApiError> {
         let machine = MachineConfiguration {
             vcpu_count: config.cpus,
             mem_size_mib: config.memory.bytes() >> 20,
@@ -242,6 +251,9 @@ impl FirecrackerMachine {
                 rate_limiter: rate_limiter(&config.disk_limits),
             };
             self.api.drive(&drive).await?;
+        }
+        if let Some(network) = network {
+            self.api.network(network).await?;
         }
         let vsock = Vsock {
             guest_cid: GUEST_CID,
@@ -456,6 +468,29 @@ fn remove(path: &Path) {
         }
         _ => {}
     }
+}
+
+/// The guest's interface. What else there is than taps Firecracker has not.
+fn network_device(network: &NetworkInterface) -> Result<NetworkDevice, VmmError> {
+    let NetworkTo::Namespace(netns) = &network.to else {
+        return Err(VmmError::Unusable {
+            program: "Firecracker".to_owned(),
+            why: "it has no user-mode network: take --network nat or none, or --vmm qemu"
+                .to_owned(),
+        });
+    };
+    let NetworkLimits { bandwidth, packets } = network.limits;
+    let limiter = (!network.limits.is_none()).then(|| RateLimiter {
+        bandwidth: bandwidth.map(|bytes| TokenBucket::per_second(bytes.bytes())),
+        ops: packets.map(TokenBucket::per_second),
+    });
+    Ok(NetworkDevice {
+        iface_id: NETWORK.to_owned(),
+        host_dev_name: netns.tap.name.clone(),
+        guest_mac: network.mac_text(),
+        rx_rate_limiter: limiter,
+        tx_rate_limiter: limiter,
+    })
 }
 
 fn rate_limiter(limits: &DiskLimits) -> Option<RateLimiter> {

@@ -95,6 +95,9 @@ pub(super) fn jail(program: &str, id: &str) -> PathBuf {
 /// The jailer's base directory, in the machine's own view.
 pub(super) const JAILS: &str = "/run/jails";
 
+/// The name of the machine's network namespace there, for the jailer.
+pub(super) const NETNS: &str = "/run/netns";
+
 /// Paths as Firecracker sees them.
 pub(super) mod seen {
     use super::{

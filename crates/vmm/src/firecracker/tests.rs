@@ -154,6 +154,7 @@ impl Lab {
                 durability: Durability::default(),
             }),
             disk_limits: DiskLimits::default(),
+            network: None,
             cpu_template: None,
             track_memory: true,
             work: self.dir.path().join("work"),

@@ -4,6 +4,7 @@ use cowslip_model::ByteSize;
 
 use super::accelerator::Accelerator;
 use super::disk::{self, DiskOptions};
+use super::network::{self, NetworkOptions};
 
 /// The machine type, versioned so that a newer QEMU still shows the guest the same machine.
 pub(super) const MACHINE: &str = "pc-q35-7.2";
@@ -18,7 +19,7 @@ mod slot {
     pub(super) const DISK: &str = "0x3";
     pub(super) const RANDOM: &str = "0x4";
     pub(super) const BALLOON: &str = "0x5";
-    // 0x6 and up are for network interfaces.
+    pub(super) const NETWORK: &str = "0x6";
 }
 
 /// Words of every guest's command line: speak on the serial console, and let a panic end the machine
@@ -61,6 +62,7 @@ pub(super) struct Parts<'a> {
     pub(super) memory: ByteSize,
     pub(super) start: &'a Start,
     pub(super) disk: Option<&'a DiskOptions>,
+    pub(super) network: Option<&'a NetworkOptions>,
     /// Listening sockets, as inherited descriptors.
     pub(super) control: i32,
     pub(super) agent: i32,
@@ -177,6 +179,19 @@ fn devices(line: &mut Line, parts: &Parts<'_>) {
             ),
         );
     }
+    if let Some(options) = parts.network {
+        line.option("-netdev", options.backend.clone());
+        // Guests do not boot from it: no program for that is read from a file.
+        line.option(
+            "-device",
+            format!(
+                "virtio-net-pci,addr={},netdev={},mac={},romfile=",
+                slot::NETWORK,
+                network::BACKEND,
+                options.mac
+            ),
+        );
+    }
     line.option("-device", format!("virtio-rng-pci,addr={}", slot::RANDOM));
     // Gives back to the host what the guest has freed.
     line.option(
@@ -216,6 +231,7 @@ mod tests {
             memory: ByteSize::mib(256),
             start,
             disk: None,
+            network: None,
             control: 10,
             agent: 11,
             console: 12,

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use cowslip_host::layout::Layout;
 use cowslip_host::process::{self, Launch, Process, ProcessSpec};
-use cowslip_host::{Cgroup, Device, Directory, Site, Socket, SocketSpec};
+use cowslip_host::{Cgroup, Device, Directory, Netns, Site, Socket, SocketSpec};
 use cowslip_ledger::{Held, LedgerError, Owner, Resource};
 use cowslip_model::{HandleId, SandboxId};
 
 use super::accelerator::Accelerator;
 use super::arguments::{self, Parts, Start};
 use super::disk;
+use super::network;
 use super::passing::Passed;
 use crate::{MachineConfig, VmmError, words};
 
@@ -106,6 +107,11 @@ pub(super) fn acquire(
         .as_ref()
         .map(|chain| disk::options(chain, &mut passed))
         .transpose()?;
+    let network = config
+        .network
+        .as_ref()
+        .map(|interface| network::options(interface, site, &mut passed))
+        .transpose()?;
     let mark = process::mark(site.ledger.instance(), config.sandbox);
     let arguments = arguments::build(&Parts {
         mark: &mark,
@@ -114,6 +120,7 @@ pub(super) fn acquire(
         memory: config.memory,
         start: &start,
         disk: disk.as_ref(),
+        network: network.as_ref(),
         control: listeners[0],
         agent: listeners[1],
         console: listeners[2],
@@ -127,6 +134,7 @@ pub(super) fn acquire(
         credentials: config.credentials.clone(),
         view: None,
         cgroups: config.cgroups.clone(),
+        netns: config.netns(),
     };
     let needs: Vec<HandleId> = directory
         .iter()
@@ -150,7 +158,9 @@ fn runtime_directory(site: &Site, sandbox: SandboxId) -> Result<Vec<HandleId>, L
         .read::<_, LedgerError>(|tx| tx.handles_of(Owner::Machine(sandbox)))?;
     Ok(rows
         .iter()
-        .filter(|row| [Directory::KIND, Device::KIND, Cgroup::KIND].contains(&row.kind.as_str()))
+        .filter(|row| {
+            [Directory::KIND, Device::KIND, Cgroup::KIND, Netns::KIND].contains(&row.kind.as_str())
+        })
         .map(|row| row.id)
         .collect())
 }

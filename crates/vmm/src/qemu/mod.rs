@@ -18,6 +18,7 @@ mod ending;
 mod launch;
 mod machine;
 mod migration;
+mod network;
 mod passing;
 mod probe;
 mod program;

@@ -48,6 +48,7 @@ pub(super) async fn kvm(
         command_line: vec!["cowslip.mode=probe".to_owned()],
         disk: None,
         disk_limits: DiskLimits::default(),
+        network: None,
         cpu_template: None,
         track_memory: false,
         console_log: directory.join("console.log"),

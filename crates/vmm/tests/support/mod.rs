@@ -95,6 +95,7 @@ impl Lab {
             command_line: Vec::new(),
             disk,
             disk_limits: DiskLimits::default(),
+            network: None,
             cpu_template: None,
             track_memory: false,
             work: self.dir().to_owned(),

@@ -27,8 +27,8 @@ use serde::de::DeserializeOwned;
 pub use answers::{Configuration, ConfiguredDrive, ConfiguredMachine, Instance, InstanceState};
 pub use error::ApiError;
 pub use requests::{
-    Balloon, BootSource, CacheType, Drive, Entropy, MachineConfiguration, RateLimiter,
-    SnapshotCreate, SnapshotKind, SnapshotLoad, TokenBucket, Vsock,
+    Balloon, BootSource, CacheType, Drive, Entropy, MachineConfiguration, NetworkDevice,
+    RateLimiter, SnapshotCreate, SnapshotKind, SnapshotLoad, TokenBucket, Vsock,
 };
 
 use answers::Version;
@@ -106,6 +106,15 @@ impl Api {
     pub async fn drive(&self, drive: &Drive) -> Result<(), ApiError> {
         let path = format!("/drives/{}", drive.drive_id);
         self.put(&path, drive).await
+    }
+
+    /// Adds an interface.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub async fn network(&self, device: &NetworkDevice) -> Result<(), ApiError> {
+        let path = format!("/network-interfaces/{}", device.iface_id);
+        self.put(&path, device).await
     }
 
     /// Sets vCPUs and memory.

@@ -44,6 +44,23 @@ pub struct Drive {
     pub rate_limiter: Option<RateLimiter>,
 }
 
+/// The guest's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkDevice {
+    /// Its id, which is also part of the request's path.
+    pub iface_id: String,
+    /// The name of its tap, in the network namespace that Firecracker is in. Snapshots record it.
+    pub host_dev_name: String,
+    /// Its hardware address.
+    pub guest_mac: String,
+    /// How fast it may receive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// How fast it may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
+}
+
 /// How fast a device may be used; what is none is not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RateLimiter {

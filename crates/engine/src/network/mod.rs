@@ -1,0 +1,309 @@
+//! Networks of machines: which one a sandbox gets, made for a machine, and the rules of the host for all of them.
+//!
+//! ```text
+//!   spec ─► inside: rules of the namespace ─┐
+//!   slot ─► addresses, names of links ──────┴─► Netns handle of the machine ─► the monitor's tap
+//!   all sandboxes' published ports ─► one table of the host, replaced as a whole
+//! ```
+//!
+//! A sandbox's slot is its number for its uid and its addresses alike: taken with its record, free with it.
+
+mod ports;
+mod resolver;
+mod spare;
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use cowslip_host::process::mark_prefix;
+use cowslip_host::{Netns, NetnsSpec, TapSpec};
+use cowslip_ledger::{HandleRow, Held, Owner, Resource, SandboxRecord};
+use cowslip_model::network::PublishedPort;
+use cowslip_model::{MonitorKind, NetworkMode, NetworkSpec, SandboxId, api};
+use cowslip_network::{
+    GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, HostRules, Inside, PREFIX, RESOLVER, Slot,
+    SlotAddresses, TAP, UPLINK,
+};
+use cowslip_vmm::{NetworkInterface, NetworkTo};
+
+use crate::config::NetworkChoice;
+use crate::error::EngineError;
+use crate::{Engine, blocking};
+
+pub(crate) use ports::refuse_taken;
+pub(crate) use spare::{Slots, Spares};
+
+/// What an engine knows of the host's rules.
+#[derive(Default)]
+pub(crate) struct Networks {
+    /// The rules that it loaded last; none: it has loaded none yet. Held while they are replaced.
+    loaded: tokio::sync::Mutex<Option<String>>,
+}
+
+impl Engine {
+    /// The network that a request asks for, or the configuration's.
+    pub(crate) fn network_of(
+        &self,
+        request: api::NetworkRequest,
+        vmm: MonitorKind,
+    ) -> Result<NetworkSpec, EngineError> {
+        let spec = NetworkSpec {
+            mode: request.mode.unwrap_or_else(|| self.usual_network()),
+            allow: request.allow,
+            deny: request.deny,
+            publish: request.publish,
+            limits: request.limits,
+        };
+        self.check_network(&spec, vmm)?;
+        Ok(spec)
+    }
+
+    /// Refuses what no network can be here.
+    pub(crate) fn check_network(
+        &self,
+        spec: &NetworkSpec,
+        vmm: MonitorKind,
+    ) -> Result<(), EngineError> {
+        spec.check()
+            .map_err(|error| EngineError::Invalid(error.to_string()))?;
+        if spec.mode == NetworkMode::User && vmm == MonitorKind::Firecracker {
+            return Err(EngineError::Invalid(
+                "Firecracker has no user-mode network: take --network nat or none, or --vmm qemu"
+                    .to_owned(),
+            ));
+        }
+        match self.site.host.lacks_networks() {
+            Some(why) if spec.mode == NetworkMode::Nat => Err(EngineError::Unsupported(format!(
+                "this engine makes no network ({why}): take --network none, or --network user, which reaches what its \
+                 user's programs reach"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// How sandboxes are connected that ask for nothing.
+    pub(crate) fn usual_network(&self) -> NetworkMode {
+        match self.config.network.mode {
+            NetworkChoice::Nat => NetworkMode::Nat,
+            NetworkChoice::User => NetworkMode::User,
+            NetworkChoice::None => NetworkMode::None,
+            NetworkChoice::Auto if self.site.host.lacks_networks().is_none() => NetworkMode::Nat,
+            NetworkChoice::Auto => NetworkMode::None,
+        }
+    }
+
+    /// Makes what the machine of a sandbox is connected to.
+    pub(crate) async fn make_network(
+        &self,
+        record: &SandboxRecord,
+    ) -> Result<Option<NetworkInterface>, EngineError> {
+        let network = &record.spec.network;
+        let to = match network.mode {
+            NetworkMode::None => return Ok(None),
+            NetworkMode::User => NetworkTo::User {
+                guest: GUEST,
+                publish: network.publish.clone(),
+            },
+            NetworkMode::Nat => NetworkTo::Namespace(self.make_namespace(record).await?),
+        };
+        Ok(Some(NetworkInterface {
+            mac: GUEST_MAC,
+            limits: network.limits,
+            to,
+        }))
+    }
+
+    async fn make_namespace(&self, record: &SandboxRecord) -> Result<NetnsSpec, EngineError> {
+        self.require_forwarding().await?;
+        self.refuse_held_ports(record).await?;
+        // The host's rules first: no packet of a sandbox ever passes without them.
+        self.load_rules(true).await?;
+        let rules = self.inside(&record.spec.network, record.slot)?;
+        let spec = match self.take_spare(record, &rules).await? {
+            Some(spec) => spec,
+            None => {
+                let spec = self.netns_spec(record.slot)?;
+                let owner = Owner::Machine(record.id);
+                let slot = self
+                    .site
+                    .ledger
+                    .reserve::<Netns>(owner, spec.clone(), &[])?;
+                let host = Arc::clone(&self.site.host);
+                blocking(move || host.make_netns(slot, &rules).map(Held::settle)).await??;
+                spec
+            }
+        };
+        self.spares.want();
+        if !record.spec.network.publish.is_empty() {
+            self.load_host_rules().await?;
+        }
+        Ok(spec)
+    }
+
+    /// The rules inside of a sandbox's namespace.
+    pub(crate) fn inside(&self, spec: &NetworkSpec, slot: u32) -> Result<String, EngineError> {
+        let range = self.config.network.range;
+        let inside = Inside {
+            spec,
+            addresses: self.addresses(slot)?,
+            range,
+            resolver: self.upstream_of(spec),
+        };
+        Ok(inside.to_string())
+    }
+
+    /// The addresses of a slot.
+    pub(crate) fn addresses(&self, slot: u32) -> Result<SlotAddresses, EngineError> {
+        let range = self.config.network.range;
+        range.addresses(Slot(slot)).ok_or_else(|| {
+            EngineError::NoSpace(format!(
+                "all {} pairs of addresses of network.range ({range}) are in use: remove sandboxes, or give a larger one",
+                range.slots()
+            ))
+        })
+    }
+
+    fn netns_spec(&self, slot: u32) -> Result<NetnsSpec, EngineError> {
+        let instance = self.site.ledger.instance();
+        let SlotAddresses { host, sandbox } = self.addresses(slot)?;
+        Ok(NetnsSpec {
+            path: self.site.layout.networks().join(slot.to_string()),
+            link: format!("{}{slot:x}", HostRules::link_prefix(instance)),
+            mark: format!("{}slot-{slot}", mark_prefix(instance)),
+            host,
+            sandbox,
+            uplink: UPLINK.to_owned(),
+            tap: TapSpec {
+                name: TAP.to_owned(),
+                addresses: vec![GATEWAY, RESOLVER],
+                prefix: PREFIX,
+                mac: GATEWAY_MAC,
+                guest: GUEST,
+                guest_mac: GUEST_MAC,
+                owner: self.credentials(slot).map(|user| (user.uid, user.gid)),
+            },
+        })
+    }
+
+    /// Lets the host pass packets on, or says that it does not.
+    async fn require_forwarding(&self) -> Result<(), EngineError> {
+        let (host, really) = (
+            Arc::clone(&self.site.host),
+            self.config.network.set_forwarding,
+        );
+        match blocking(move || host.set_forwarding(really)).await?? {
+            true if really => {
+                tracing::info!("the host passes packets on from now on: net.ipv4.ip_forward = 1");
+                Ok(())
+            }
+            true => Err(EngineError::Unsupported(
+                "this host passes no packets on, and network.set_forwarding = false keeps the engine from changing that: \
+                 set net.ipv4.ip_forward = 1 (sysctl), or take --network none"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Replaces the host's rules where they are not those that the networks need; without any they go.
+    pub(crate) async fn load_host_rules(&self) -> Result<(), EngineError> {
+        self.load_rules(false).await
+    }
+
+    /// The same for a network that is about to be made, perhaps the first one.
+    async fn load_rules(&self, about_to_be: bool) -> Result<(), EngineError> {
+        // One after the other, each with what the ledger says by then.
+        let mut loaded = self.networks.loaded.lock().await;
+        let (rows, sandboxes): (Vec<HandleRow>, _) = self
+            .site
+            .ledger
+            .read(|tx| Ok::<_, EngineError>((tx.handles_of_kind(Netns::KIND)?, tx.sandboxes()?)))?;
+        let owners: HashSet<Owner> = rows.iter().map(|row| row.owner).collect();
+        let connected = |sandbox: &SandboxRecord| owners.contains(&Owner::Machine(sandbox.id));
+        let mut published: Vec<(&PublishedPort, Ipv4Addr)> = Vec::new();
+        for sandbox in sandboxes.iter().filter(|sandbox| connected(sandbox)) {
+            let address = self.addresses(sandbox.slot)?.sandbox;
+            published.extend(
+                sandbox
+                    .spec
+                    .network
+                    .publish
+                    .iter()
+                    .map(|port| (port, address)),
+            );
+        }
+        let instance = self.site.ledger.instance();
+        let rules = HostRules {
+            instance,
+            range: self.config.network.range,
+            published,
+        };
+        let rules = match owners.is_empty() && !about_to_be {
+            true => HostRules::none(instance),
+            false => rules.to_string(),
+        };
+        if loaded.as_ref() == Some(&rules) {
+            return Ok(());
+        }
+        let (host, script) = (Arc::clone(&self.site.host), rules.clone());
+        // What is there is not known until it is.
+        *loaded = None;
+        blocking(move || host.load_host_rules(&script)).await??;
+        *loaded = Some(rules);
+        Ok(())
+    }
+
+    /// Makes the host's rules those of the machines that are there, whatever an earlier engine left.
+    pub(crate) async fn renew_host_rules(&self) {
+        if self.site.host.lacks_networks().is_some() {
+            return;
+        }
+        if let Err(error) = self.load_host_rules().await {
+            let why = crate::error::chain(&error).join(": ");
+            tracing::warn!(
+                why,
+                "the host's rules are those that an earlier engine left"
+            );
+        }
+    }
+
+    /// After a machine has ended: the host's ports that led to it are free, and its rules go with the last network.
+    pub(crate) async fn unpublish(&self) {
+        if self.networks.loaded.lock().await.is_none() {
+            return;
+        }
+        // They lead nowhere, and the next change of the rules takes them away.
+        if let Err(error) = self.load_host_rules().await {
+            tracing::warn!(%error, "rules of a machine that has ended are left on the host");
+        }
+    }
+
+    /// The handle of a running machine's network.
+    pub(crate) fn netns_of(&self, id: SandboxId) -> Result<Option<NetnsSpec>, EngineError> {
+        let rows = self
+            .site
+            .ledger
+            .read(|tx| tx.handles_of(Owner::Machine(id)))?;
+        let row = rows.iter().find(|row| row.kind == Netns::KIND);
+        Ok(row.map(|row| row.spec::<Netns>()).transpose()?)
+    }
+
+    /// The network of a sandbox, as the API shows it.
+    pub(crate) fn view_network(&self, record: &SandboxRecord) -> api::Network {
+        let spec = record.spec.network.clone();
+        let address = match spec.mode {
+            NetworkMode::Nat => self.addresses(record.slot).ok().map(|pair| pair.sandbox),
+            NetworkMode::User | NetworkMode::None => None,
+        };
+        api::Network {
+            mode: spec.mode,
+            allow: spec.allow,
+            deny: spec.deny,
+            publish: spec.publish,
+            limits: spec.limits,
+            address,
+            denied_packets: None,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `network`: what a sandbox may reach, and who may reach it, changed while it runs.
+
+use std::sync::Arc;
+
+use cowslip_ledger::{SandboxRecord, Synchronous};
+use cowslip_model::api::{self, NetworkRules};
+use cowslip_model::{NetworkMode, NetworkSpec, SandboxId, SandboxState};
+
+use crate::error::EngineError;
+use crate::network::refuse_taken;
+use crate::{Engine, blocking, to_the_end};
+
+impl Engine {
+    /// Puts a sandbox under these rules, in place of all that it was under.
+    ///
+    /// # Errors
+    /// When they cannot be, or a port is taken: it is under the old ones then.
+    pub async fn set_network(
+        self: &Arc<Self>,
+        reference: &str,
+        rules: NetworkRules,
+    ) -> Result<api::Sandbox, EngineError> {
+        let id = self.find_sandbox(reference)?.id;
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _busy = engine.lock(id).await;
+            let record = engine.set_network_locked(id, rules).await?;
+            engine.view_sandbox(&record)
+        })
+        .await
+    }
+
+    async fn set_network_locked(
+        &self,
+        id: SandboxId,
+        rules: NetworkRules,
+    ) -> Result<SandboxRecord, EngineError> {
+        let before = self.current(id)?;
+        let old = &before.spec.network;
+        let new = rules.over(old);
+        self.check_network(&new, before.spec.vmm)?;
+        let running = before.state == SandboxState::Running;
+        if running && new.mode == NetworkMode::User && new.publish != old.publish {
+            return Err(EngineError::Unsupported(
+                "the ports of a user-mode network stay as they are while it is used: stop the sandbox first".to_owned(),
+            ));
+        }
+        let added = SandboxRecord {
+            spec: cowslip_model::SandboxSpec {
+                network: NetworkSpec {
+                    publish: new
+                        .publish
+                        .iter()
+                        .filter(|port| !old.publish.contains(port))
+                        .cloned()
+                        .collect(),
+                    ..new.clone()
+                },
+                ..before.spec.clone()
+            },
+            ..before.clone()
+        };
+        if running {
+            self.refuse_held_ports(&added).await?;
+        }
+        // The record first: what is in it is what the next engine puts the sandbox under.
+        let record = self.record_network(id, &new, running)?;
+        if !running || new.mode != NetworkMode::Nat {
+            return Ok(record);
+        }
+        match self.put_under_rules(&record).await {
+            Ok(()) => self.change(
+                id,
+                "network: publish",
+                Synchronous::Normal,
+                |sandbox, tx| {
+                    sandbox.network_pending = false;
+                    let detail = serde_json::json!({ "network": new });
+                    tx.emit("sandbox.network", id, Some(&sandbox.name), detail)
+                        .map(Some)
+                },
+            ),
+            Err(error) => {
+                let back = async {
+                    let record = self.record_network(id, old, true)?;
+                    self.put_under_rules(&record).await?;
+                    self.settle_network(id)
+                };
+                Err(error.and_rollback(back.await))
+            }
+        }
+    }
+
+    fn record_network(
+        &self,
+        id: SandboxId,
+        network: &NetworkSpec,
+        pending: bool,
+    ) -> Result<SandboxRecord, EngineError> {
+        self.site
+            .ledger
+            .write("network: record", Synchronous::Normal, |tx| {
+                let mut sandbox = tx.sandbox(id)?.ok_or_else(|| super::settle::gone(id))?;
+                refuse_taken(tx, id, network)?;
+                sandbox.spec.network = network.clone();
+                sandbox.network_pending = pending;
+                tx.put_sandbox(&sandbox)?;
+                Ok::<_, EngineError>(sandbox)
+            })
+    }
+
+    /// Makes the rules of a running machine those of its sandbox's record.
+    async fn put_under_rules(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        let Some(netns) = self.netns_of(record.id)? else {
+            return Ok(());
+        };
+        let rules = self.inside(&record.spec.network, record.slot)?;
+        let host = Arc::clone(&self.site.host);
+        blocking(move || host.reload_netns(&netns, &rules)).await??;
+        self.load_host_rules().await
+    }
+
+    fn settle_network(&self, id: SandboxId) -> Result<(), EngineError> {
+        self.change(id, "network: settle", Synchronous::Normal, |sandbox, _| {
+            sandbox.network_pending = false;
+            Ok(None)
+        })
+        .map(drop)
+    }
+
+    /// Ends a change of rules that an earlier engine had begun, at a machine that runs.
+    pub(crate) async fn finish_network(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        if !record.network_pending {
+            return Ok(());
+        }
+        self.put_under_rules(record).await?;
+        self.settle_network(record.id)
+    }
+}
