@@ -333,6 +333,7 @@ impl Engine {
                         grow_root: true,
                         generation: record.generation,
                         entropy: entropy()?,
+                        network: None,
                     })
                     .await?;
             }
@@ -347,6 +348,7 @@ impl Engine {
                     hostname: new_identity.then(|| record.name.to_string()),
                     machine_id: identity,
                     entropy: entropy()?,
+                    reset_connections: true,
                 };
                 let told = async {
                     let mut patience = FIRST_ANSWER;
