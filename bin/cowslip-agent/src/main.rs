@@ -11,6 +11,7 @@
 mod boot;
 mod files;
 mod machine;
+mod network;
 mod port;
 mod process;
 mod serve;

@@ -12,7 +12,6 @@ mod cmdline;
 pub(crate) mod console;
 mod devices;
 mod modules;
-mod network;
 mod rootfs;
 
 use std::fs;
@@ -25,6 +24,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::machine::identity::uptime_ns;
 use crate::machine::shutdown;
+use crate::network::interface::loopback_up;
 use cmdline::Cmdline;
 use console::say;
 use devices::Devices;
@@ -105,7 +105,7 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
         AgentMode::Init
     };
     rootfs::mount_late()?;
-    if let Err(e) = network::loopback_up() {
+    if let Err(e) = loopback_up() {
         say(&format!("no loopback interface: {e}"));
     }
     ended("root");
