@@ -28,6 +28,7 @@ use crate::network::interface::loopback_up;
 use cmdline::Cmdline;
 use console::say;
 use devices::Devices;
+pub(crate) use modules::Later;
 
 /// Files that the agent may have open: processes, connections and what is copied.
 const OPEN_FILES: u64 = 524_288;
@@ -63,6 +64,8 @@ pub(crate) struct Booted {
     pub(crate) phases: Vec<BootPhase>,
     /// The way to the host; `None` where there is only vsock.
     pub(crate) port: Option<OwnedFd>,
+    /// What is left to load.
+    pub(crate) later: Later,
 }
 
 /// Brings the guest up.
@@ -92,6 +95,7 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
 
     let devices = Devices::listen()?;
     let loaded = modules::load()?;
+    let later = Later::open()?;
     ended("modules");
     let port = devices.port()?;
     ended("port");
@@ -112,5 +116,10 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
     let ms = |p: &BootPhase| format!("{} {} ms", p.name, p.ended_ns / 1_000_000);
     let times = phases.iter().map(ms).collect::<Vec<_>>().join(", ");
     say(&format!("up with {loaded} modules: {times}"));
-    Ok(Booted { mode, phases, port })
+    Ok(Booted {
+        mode,
+        phases,
+        port,
+        later,
+    })
 }
