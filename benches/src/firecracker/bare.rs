@@ -82,6 +82,7 @@ impl Model {
             machine_id: Some("0".repeat(32)),
             env: Vec::new(),
             grow_root: true,
+            network: None,
         };
         agent.configure(with).await?;
         clock.end("guest");
@@ -113,6 +114,7 @@ impl Model {
             entropy: vec![2; 64],
             hostname: Some("child".to_owned()),
             machine_id: Some("1".repeat(32)),
+            reset_connections: false,
         };
         agent.restored(with).await?;
         exec(&agent).await?;

@@ -11,6 +11,7 @@
 mod boot;
 mod files;
 mod machine;
+mod network;
 mod port;
 mod process;
 mod serve;
@@ -105,6 +106,7 @@ async fn serve_guest(booted: Booted) -> io::Result<()> {
             ways.spawn(async move { vsock.vsock().await });
         }
     }
+    tokio::task::spawn_blocking(|| booted.later.load());
     tokio::select! {
         ended = ways.join_next() => match ended {
             Some(Ok(ended)) => ended,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cowslip_model::SandboxId;
 use cowslip_proto::AgentClient;
-use cowslip_proto::client::{CallError, Configure, ConnectError, Restore};
+use cowslip_proto::client::{CallError, Configure, ConnectError, GuestNetwork, Restore};
 use cowslip_vmm::{AgentChannel, Machine, VmmError};
 
 /// How often a connection that breaks off while it is made is tried.
@@ -94,6 +94,8 @@ pub struct Setup {
     pub generation: u64,
     /// For the random pool.
     pub entropy: Vec<u8>,
+    /// Its interface; none: it has only its own loopback.
+    pub network: Option<GuestNetwork>,
 }
 
 /// What a restored guest is told.
@@ -107,6 +109,8 @@ pub struct Restored {
     pub machine_id: Option<String>,
     /// For the random pool.
     pub entropy: Vec<u8>,
+    /// Abort its TCP connections to elsewhere, whose other ends are gone.
+    pub reset_connections: bool,
 }
 
 /// Makes connections to guests.
@@ -253,6 +257,7 @@ impl Guest for AgentGuest {
                 machine_id: Some(setup.machine_id),
                 env: setup.env,
                 grow_root: setup.grow_root,
+                network: setup.network,
             })
             .await
             .map(drop)
@@ -266,6 +271,7 @@ impl Guest for AgentGuest {
                 entropy: news.entropy,
                 hostname: news.hostname,
                 machine_id: news.machine_id,
+                reset_connections: news.reset_connections,
             })
             .await
             .map_err(self.failed("tell of the restore"))?;

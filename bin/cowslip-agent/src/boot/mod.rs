@@ -12,7 +12,6 @@ mod cmdline;
 pub(crate) mod console;
 mod devices;
 mod modules;
-mod network;
 mod rootfs;
 
 use std::fs;
@@ -25,9 +24,11 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::machine::identity::uptime_ns;
 use crate::machine::shutdown;
+use crate::network::interface::loopback_up;
 use cmdline::Cmdline;
 use console::say;
 use devices::Devices;
+pub(crate) use modules::Later;
 
 /// Files that the agent may have open: processes, connections and what is copied.
 const OPEN_FILES: u64 = 524_288;
@@ -63,6 +64,8 @@ pub(crate) struct Booted {
     pub(crate) phases: Vec<BootPhase>,
     /// The way to the host; `None` where there is only vsock.
     pub(crate) port: Option<OwnedFd>,
+    /// What is left to load.
+    pub(crate) later: Later,
 }
 
 /// Brings the guest up.
@@ -92,6 +95,7 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
 
     let devices = Devices::listen()?;
     let loaded = modules::load()?;
+    let later = Later::open()?;
     ended("modules");
     let port = devices.port()?;
     ended("port");
@@ -105,12 +109,17 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
         AgentMode::Init
     };
     rootfs::mount_late()?;
-    if let Err(e) = network::loopback_up() {
+    if let Err(e) = loopback_up() {
         say(&format!("no loopback interface: {e}"));
     }
     ended("root");
     let ms = |p: &BootPhase| format!("{} {} ms", p.name, p.ended_ns / 1_000_000);
     let times = phases.iter().map(ms).collect::<Vec<_>>().join(", ");
     say(&format!("up with {loaded} modules: {times}"));
-    Ok(Booted { mode, phases, port })
+    Ok(Booted {
+        mode,
+        phases,
+        port,
+        later,
+    })
 }

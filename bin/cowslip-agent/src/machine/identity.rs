@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,8 @@ use cowslip_proto::limits::MAX_ENTROPY_BYTES;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
+use super::etc::{self, ETC};
+use crate::network::{connections, names};
 use crate::sys;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -46,6 +49,8 @@ pub(crate) struct News {
     pub(crate) entropy: Vec<u8>,
     pub(crate) hostname: String,
     pub(crate) machine_id: String,
+    /// Abort the TCP connections to elsewhere.
+    pub(crate) reset_connections: bool,
 }
 
 impl News {
@@ -80,6 +85,8 @@ pub(crate) struct Identity {
 #[derive(Debug)]
 struct State {
     generation: u64,
+    /// The guest's address, where it has a network.
+    address: Option<Ipv4Addr>,
     /// Is a boot id of ours mounted over the kernel's?
     boot_id_mounted: bool,
 }
@@ -89,6 +96,7 @@ impl Identity {
         Self {
             state: Mutex::new(State {
                 generation: 0,
+                address: None,
                 boot_id_mounted: false,
             }),
         }
@@ -103,10 +111,16 @@ impl Identity {
     }
 
     /// A new guest: everything is applied, the kernel's own boot id stays.
-    pub(crate) fn configure(&self, news: &News) -> Result<(), IdentityError> {
+    pub(crate) fn configure(
+        &self,
+        news: &News,
+        address: Option<Ipv4Addr>,
+    ) -> Result<(), IdentityError> {
         news.check()?;
         let mut state = self.lock();
+        state.address = address;
         apply(news)?;
+        know_own_name(address)?;
         state.generation = news.generation;
         Ok(())
     }
@@ -119,6 +133,9 @@ impl Identity {
             return Ok(false);
         }
         apply(news)?;
+        if !news.hostname.is_empty() {
+            know_own_name(state.address)?;
+        }
         // After the reseeding: the new id comes from the kernel's generator.
         if state.boot_id_mounted {
             unmount(BOOT_ID, UnmountFlags::DETACH).map_err(failed("uncover the boot id"))?;
@@ -137,6 +154,9 @@ fn apply(news: &News) -> Result<(), IdentityError> {
     if news.realtime_ns > 0 {
         set_realtime(news.realtime_ns).map_err(failed("set the clock"))?;
     }
+    if news.reset_connections {
+        connections::reset().map_err(failed("reset the connections"))?;
+    }
     if !news.entropy.is_empty() {
         let random = OpenOptions::new().write(true).open("/dev/urandom");
         random
@@ -149,20 +169,19 @@ fn apply(news: &News) -> Result<(), IdentityError> {
     }
     if !news.machine_id.is_empty() {
         let line = format!("{}\n", news.machine_id.to_ascii_lowercase());
-        write_etc("machine-id", line.as_bytes()).map_err(failed("write \"/etc/machine-id\""))?;
+        etc::write(Path::new(ETC), "machine-id", line.as_bytes())
+            .map_err(failed("write \"/etc/machine-id\""))?;
     }
     Ok(())
 }
 
-/// A regular file of the guest: never through a link or into a device.
-fn write_etc(name: &str, content: &[u8]) -> io::Result<()> {
-    let etc = Path::new("/etc");
-    if !etc.is_dir() {
-        fs::create_dir(etc)?;
-    }
-    let temporary = etc.join(format!(".{name}.cowslip"));
-    fs::write(&temporary, content)?;
-    fs::rename(&temporary, etc.join(name))
+/// Whatever the kernel was told last, or has by itself.
+fn know_own_name(address: Option<Ipv4Addr>) -> Result<(), IdentityError> {
+    let uname = rustix::system::uname();
+    let hostname = uname.nodename().to_string_lossy();
+    // The name of a kernel that has none.
+    let hostname = if hostname == "(none)" { "" } else { &hostname };
+    names::set_own_name(Path::new(ETC), hostname, address).map_err(failed("write \"/etc/hosts\""))
 }
 
 /// The boot id that the guest's programs see.

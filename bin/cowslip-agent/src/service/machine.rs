@@ -1,5 +1,6 @@
 //! Calls about the machine.
 
+use std::path::Path;
 use std::time::Duration;
 
 use cowslip_proto::limits::PROTOCOL;
@@ -8,8 +9,10 @@ use tonic::Status;
 
 use super::Service;
 use crate::files::blocking;
+use crate::machine::etc::ETC;
 use crate::machine::identity::{self, IdentityError, News};
 use crate::machine::{disk, metrics, shutdown};
+use crate::network::{Network, NetworkError, PATIENCE};
 
 /// Variables in the environment of a sandbox.
 const MAX_ENV: usize = 1024;
@@ -49,6 +52,8 @@ impl Service {
                 "a variable's name or value cannot be carried",
             ));
         }
+        let network = request.network.map(Network::try_from).transpose();
+        let network = network.map_err(|e| no_network(&e))?;
         self.owns_machine()?;
         let news = News {
             generation: request.generation,
@@ -56,8 +61,17 @@ impl Service {
             entropy: request.entropy,
             hostname: request.hostname,
             machine_id: request.machine_id,
+            reset_connections: false,
         };
-        self.0.identity.configure(&news).map_err(|e| refused(&e))?;
+        let address = network.as_ref().map(|network| network.address);
+        self.0
+            .identity
+            .configure(&news, address)
+            .map_err(|e| refused(&e))?;
+        if let Some(network) = network {
+            let set_up = move || network.set_up(Path::new(ETC), PATIENCE);
+            blocking(move || set_up().map_err(|e| no_network(&e))).await?;
+        }
         let env = request.env.into_iter().map(|(name, value)| pb::EnvVar {
             name: name.into_bytes(),
             value: value.into_bytes(),
@@ -85,6 +99,7 @@ impl Service {
             entropy: request.entropy,
             hostname: request.hostname,
             machine_id: request.machine_id,
+            reset_connections: request.reset_connections,
         };
         let applied = self.0.identity.restored(&news).map_err(|e| refused(&e))?;
         let realtime_ns = identity::realtime_ns();
@@ -130,6 +145,14 @@ impl Service {
         let read =
             || metrics::read().map_err(|e| Status::unknown(format!("cannot read the meters: {e}")));
         blocking(read).await
+    }
+}
+
+fn no_network(error: &NetworkError) -> Status {
+    match error {
+        NetworkError::Invalid(_) => Status::invalid_argument(error.to_string()),
+        NetworkError::Missing { .. } => Status::not_found(error.to_string()),
+        NetworkError::Io { .. } => Status::unknown(error.to_string()),
     }
 }
 

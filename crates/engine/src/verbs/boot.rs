@@ -336,6 +336,7 @@ impl Engine {
                         grow_root: true,
                         generation: record.generation,
                         entropy: entropy()?,
+                        network: None,
                     })
                     .await?;
             }
@@ -350,6 +351,7 @@ impl Engine {
                     hostname: new_identity.then(|| record.name.to_string()),
                     machine_id: identity,
                     entropy: entropy()?,
+                    reset_connections: true,
                 };
                 let told = async {
                     let mut patience = FIRST_ANSWER;

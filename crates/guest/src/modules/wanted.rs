@@ -37,9 +37,12 @@ pub(super) const WANTED: &[Wanted] = &[
     // Told of a restore by the monitor: early, so that no fork misses it.
     at(Later, "vmgenid"),
     at(Later, "ptp_kvm"),
+    // IPv6 before the interface, on which the agent turns it off.
+    at(Later, "ipv6"),
     at(Later, "virtio_net"),
     at(Later, "af_packet"),
-    at(Later, "ipv6"),
+    // Ends connections whose other end a restore has left behind.
+    at(Later, "tcp_diag"),
     at(Later, "virtio_balloon"),
     // What programs in the guest expect to find; nothing there can load it afterwards, since the
     // root file system is anyone's and has no modules of this kernel.

@@ -7,6 +7,7 @@
 mod error;
 mod exec;
 mod files;
+mod news;
 mod stdin;
 mod transport;
 
@@ -22,6 +23,7 @@ pub use exec::{
     new_process_id,
 };
 pub use files::{Chunks, Watch, WriteOptions};
+pub use news::{Configure, GuestNetwork, Restore};
 pub use stdin::StdinSink;
 
 use crate::limits::{MAX_MESSAGE_BYTES, PROTOCOL};
@@ -41,36 +43,6 @@ pub struct AgentClient {
     http2: Http2,
     closed: watch::Receiver<bool>,
     timeout: Duration,
-}
-
-/// What a guest that was just restored is told.
-#[derive(Clone, Debug, Default)]
-pub struct Restore {
-    /// A number that this guest was not told last; telling it again changes nothing.
-    pub generation: u64,
-    /// Mixed into the guest's random pool: fresh for every guest.
-    pub entropy: Vec<u8>,
-    /// A new name; `None` leaves the old one.
-    pub hostname: Option<String>,
-    /// A new machine id, 32 hexadecimal digits; `None` leaves the old one.
-    pub machine_id: Option<String>,
-}
-
-/// What a guest is told once, at its first boot.
-#[derive(Clone, Debug, Default)]
-pub struct Configure {
-    /// As in [`Restore`].
-    pub generation: u64,
-    /// Mixed into the guest's random pool.
-    pub entropy: Vec<u8>,
-    /// `None` leaves the kernel's.
-    pub hostname: Option<String>,
-    /// `None` leaves the image's.
-    pub machine_id: Option<String>,
-    /// Environment of every process.
-    pub env: Vec<(String, String)>,
-    /// Grow the root file system to the size of its disk.
-    pub grow_root: bool,
 }
 
 impl AgentClient {
@@ -170,15 +142,7 @@ impl AgentClient {
     /// [`CallError`].
     pub async fn configure(&self, with: Configure) -> Result<pb::ConfigureReply, CallError> {
         let mut grpc = self.grpc();
-        let request = Request::new(pb::ConfigureRequest {
-            generation: with.generation,
-            hostname: with.hostname.unwrap_or_default(),
-            realtime_ns: now_ns(),
-            entropy: with.entropy,
-            env: with.env.into_iter().collect(),
-            grow_root: with.grow_root,
-            machine_id: with.machine_id.unwrap_or_default(),
-        });
+        let request = Request::new(with.into_pb(now_ns()));
         Ok(self
             .within("configure", grpc.configure(request))
             .await?
@@ -191,13 +155,7 @@ impl AgentClient {
     /// [`CallError`].
     pub async fn restored(&self, with: Restore) -> Result<pb::RestoredReply, CallError> {
         let mut grpc = self.grpc();
-        let request = Request::new(pb::RestoredRequest {
-            generation: with.generation,
-            realtime_ns: now_ns(),
-            entropy: with.entropy,
-            hostname: with.hostname.unwrap_or_default(),
-            machine_id: with.machine_id.unwrap_or_default(),
-        });
+        let request = Request::new(with.into_pb(now_ns()));
         Ok(self
             .within("restored", grpc.restored(request))
             .await?
