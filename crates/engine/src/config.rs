@@ -1,6 +1,7 @@
 //! The configuration: `/etc/cowslip/config.toml`, or `cowslip/config.toml` below the user's
 //! configuration directory. Unknown keys are refused.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use cowslip_model::{ByteSize, Durability, Isolation, Lifetime, MonitorKind};
@@ -39,6 +40,8 @@ pub struct Network {
     pub range: AddressRange,
     /// Whether the engine lets the host pass packets on (`net.ipv4.ip_forward`), where it does not.
     pub set_forwarding: bool,
+    /// Whom guests' questions for names are passed on to; none: those of the host's `/etc/resolv.conf`.
+    pub resolvers: Vec<IpAddr>,
     /// Networks that are kept ready for sandboxes to come.
     pub warm: u32,
 }
@@ -49,6 +52,7 @@ impl Default for Network {
             mode: NetworkChoice::Auto,
             range: AddressRange::default(),
             set_forwarding: true,
+            resolvers: Vec::new(),
             warm: 4,
         }
     }

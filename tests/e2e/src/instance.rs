@@ -11,6 +11,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cowslip_model::api::{DoctorReport, Event, Info, Sandbox};
 use rustix::process::Pid;
@@ -44,6 +45,10 @@ pub struct Setup {
     pub machine: String,
     /// More lines for its `[storage]`.
     pub storage: String,
+    /// More lines for its `[network]`.
+    pub network: String,
+    /// The network namespace that everything runs in; none: the tests' own.
+    pub netns: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -53,6 +58,8 @@ impl Default for Setup {
             user: None,
             machine: String::new(),
             storage: String::new(),
+            network: String::new(),
+            netns: None,
         }
     }
 }
@@ -99,9 +106,26 @@ fn configuration(setup: &Setup) -> String {
         machine.push_str("\nrequire_seccomp = false");
     }
     format!(
-        "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{machine}\n",
-        setup.storage
+        "[storage]\nbackend = \"{backend}\"\n{}\n[machine]\naccelerator = \"{accelerator}\"\n{machine}\n[network]\n{}\n",
+        setup.storage,
+        network(setup)
     )
+}
+
+/// Engines at the same time must not have the same addresses; spares would count as left over.
+fn network(setup: &Setup) -> String {
+    static RANGES: AtomicU32 = AtomicU32::new(0);
+    let mut lines = setup.network.clone();
+    if !lines.contains("range =") {
+        let number = RANGES.fetch_add(1, Ordering::Relaxed);
+        let corner = std::process::id().wrapping_mul(7).wrapping_add(number) % 8192;
+        let (second, third) = (128 + corner / 128, corner % 128 * 2);
+        lines.push_str(&format!("\nrange = \"10.{second}.{third}.0/23\""));
+    }
+    if !lines.contains("warm =") {
+        lines.push_str("\nwarm = 0");
+    }
+    lines
 }
 
 /// Keys of the configuration's `[machine]`, and the variables that give them where a test does not.
@@ -209,7 +233,15 @@ impl Instance {
     /// A command with the environment and the user of the instance.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let base = self.base.path();
-        let mut command = Command::new(program);
+        let mut command = match &self.setup.netns {
+            None => Command::new(program),
+            Some(path) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", path.display()));
+                command.arg("--").arg(program);
+                command
+            }
+        };
         for name in [
             "COWSLIP_RUN_DIR",
             "COWSLIP_LOG",
@@ -379,6 +411,26 @@ impl Instance {
         let instance = fs::read_to_string(self.state.join("instance")).unwrap_or_default();
         let left = survivors::devices(instance.trim(), &self.state);
         assert!(left.is_empty(), "devices are left: {left:?}");
+    }
+
+    /// No link and no rules of this instance.
+    fn assert_no_networks(&self) {
+        let instance = fs::read_to_string(self.state.join("instance")).unwrap_or_default();
+        let instance = instance.trim();
+        if instance.is_empty() || self.setup.user.is_some() {
+            return;
+        }
+        for (words, mark) in [
+            (&["ip", "-o", "link"][..], format!("cow{}.", &instance[..6])),
+            (&["nft", "list", "tables"], format!("cowslip-{instance}")),
+        ] {
+            // What is not installed has made nothing.
+            let Ok(output) = self.command(words[0]).args(&words[1..]).output() else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(!text.contains(&mark), "a network is left: {text}");
+        }
     }
 
     /// Nothing may be there but these files: no machine, no other file, no row.

@@ -89,7 +89,7 @@ pub(crate) fn files(state: &Path, run: &Path) -> BTreeSet<PathBuf> {
     for place in places
         .map(|place| state.join(place))
         .into_iter()
-        .chain([run.join("vm")])
+        .chain([run.join("vm"), run.join("net")])
     {
         walk(&place, &mut found);
     }

@@ -25,6 +25,7 @@ use cowslip_network::{
     GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, HostRules, Inside, PREFIX, RESOLVER, Slot,
     SlotAddresses, TAP, UPLINK,
 };
+use cowslip_proto::client::GuestNetwork;
 use cowslip_vmm::{NetworkInterface, NetworkTo};
 
 use crate::config::NetworkChoice;
@@ -39,6 +40,21 @@ pub(crate) use spare::{Slots, Spares};
 pub(crate) struct Networks {
     /// The rules that it loaded last; none: it has loaded none yet. Held while they are replaced.
     loaded: tokio::sync::Mutex<Option<String>>,
+}
+
+/// What a guest with such a network is told of it: the same as every other.
+pub(crate) fn of_guest(mode: NetworkMode) -> Option<GuestNetwork> {
+    let connected = match mode {
+        NetworkMode::Nat | NetworkMode::User => true,
+        NetworkMode::None => false,
+    };
+    connected.then(|| GuestNetwork {
+        mac: GUEST_MAC,
+        address: GUEST,
+        prefix: PREFIX,
+        gateway: GATEWAY,
+        resolvers: vec![RESOLVER],
+    })
 }
 
 impl Engine {

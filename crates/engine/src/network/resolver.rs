@@ -11,27 +11,34 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 impl Engine {
     /// The resolver of the host that a guest's questions are passed on to; none: the engine answers them.
-    #[allow(clippy::unused_self)]
     pub(crate) fn upstream_of(&self, spec: &NetworkSpec) -> Option<Ipv4Addr> {
         if spec.has_names() {
             return None;
+        }
+        if !self.config.network.resolvers.is_empty() {
+            return usable(self.config.network.resolvers.iter().copied());
         }
         let text = std::fs::read_to_string(Path::new(RESOLV_CONF)).unwrap_or_default();
         first_server(&text)
     }
 }
 
-/// The first server of a resolv.conf(5) that packets can be passed on to.
+/// The first server of a resolv.conf(5), if it can be asked by a guest.
 fn first_server(text: &str) -> Option<Ipv4Addr> {
     let server = |line: &str| {
         let mut words = line.split_whitespace();
-        match (words.next(), words.next()?.parse()) {
-            (Some("nameserver"), Ok(IpAddr::V4(address))) => Some(address),
-            _ => None,
-        }
+        let is_server = words.next() == Some("nameserver");
+        words.next().filter(|_| is_server)?.parse().ok()
     };
-    let mut servers = text.lines().filter_map(server);
-    // One on the host's loopback hears nobody else; then its questions are the engine's.
+    usable(text.lines().filter_map(server))
+}
+
+/// The first of IPv4, if packets can be passed on to it: one on the host's loopback hears nobody else.
+fn usable(servers: impl Iterator<Item = IpAddr>) -> Option<Ipv4Addr> {
+    let mut servers = servers.filter_map(|server| match server {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
     servers
         .next()
         .filter(|address| !address.is_loopback() && !address.is_unspecified())

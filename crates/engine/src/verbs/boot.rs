@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::EngineError;
 use crate::guest::{BootTimes, FIRST_ANSWER, Guest, GuestError, Restored, Setup};
 use crate::live::Live;
+use crate::network;
 use crate::unwind::unwind;
 use crate::verbs::checkpoint::micros;
 use crate::verbs::logs::CONSOLE_LOG;
@@ -336,7 +337,7 @@ impl Engine {
                         grow_root: true,
                         generation: record.generation,
                         entropy: entropy()?,
-                        network: None,
+                        network: network::of_guest(record.spec.network.mode),
                     })
                     .await?;
             }

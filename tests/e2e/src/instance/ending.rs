@@ -26,6 +26,7 @@ impl Instance {
         let left = survivors::processes(&marks);
         assert!(left.is_empty(), "processes survived: {left:?}");
         self.assert_no_devices();
+        self.assert_no_networks();
         let objects: Vec<_> = self
             .files()
             .into_iter()

@@ -14,6 +14,7 @@ mod flatten;
 mod images;
 mod input;
 mod lifecycle;
+mod network;
 mod scenario;
 mod terminal;
 mod unprivileged;

@@ -1,0 +1,276 @@
+//! Networks of real guests, with two namespaces in the place of the host and of the internet.
+
+use std::path::PathBuf;
+
+use cowslip_e2e::{
+    End, HOST, HOST_PRIVATE, Instance, Kernel, Lab, METADATA, OTHER, PRIVATE, SITE, Setup,
+};
+use cowslip_model::api::Sandbox;
+
+/// An internet that serves a page on these ports.
+fn lab() -> Option<Lab> {
+    let lab = Lab::new()?;
+    lab.serve(End::Site, &[22, 80, 443]);
+    lab.serve(End::Host, &[22, 80]);
+    Some(lab)
+}
+
+fn host(lab: &Lab, network: &str) -> Instance {
+    let netns: PathBuf = lab.path(End::Host);
+    let setup = Setup {
+        network: format!("{network}\nresolvers = [\"{SITE}\"]"),
+        netns: Some(netns),
+        ..Setup::default()
+    };
+    Instance::ready(setup, Kernel::Guest)
+}
+
+/// What a guest sees of a page; nothing where it gets none.
+fn page(host: &Instance, sandbox: &str, to: impl std::fmt::Display) -> String {
+    let script = format!("wget -q -T 5 -O - http://{to}/ 2>/dev/null || true");
+    host.sh(sandbox, &script).ok()
+}
+
+// covers R66
+#[test]
+fn a_guest_has_the_internet_and_nothing_else() {
+    let Some(lab) = lab() else { return };
+    let host = host(&lab, "");
+    let _ = host.say("run -d --name one box -- sleep 1000").ok();
+    let found = host.sandbox("one").network;
+    let address = found.address.unwrap();
+    assert_eq!(
+        page(&host, "one", SITE),
+        format!("you are {HOST}"),
+        "behind the host's address"
+    );
+    assert_eq!(
+        page(&host, "one", format!("{OTHER}:443")),
+        format!("you are {HOST}")
+    );
+    for closed in [HOST, HOST_PRIVATE, PRIVATE, METADATA, address] {
+        for port in [22, 80] {
+            assert_eq!(
+                page(&host, "one", format!("{closed}:{port}")),
+                "",
+                "{closed}:{port}"
+            );
+        }
+    }
+    // It is the guest that is told so: what is closed is refused at once.
+    let script = format!("wget -T 60 -O - http://{PRIVATE}/ 2>&1; true");
+    let said = host.sh("one", &script).ok();
+    assert!(said.contains("refused"), "{said}");
+    // What the guest sees around itself.
+    let seen = host
+        .sh(
+            "one",
+            "ip -o -4 address show; ip route; cat /etc/resolv.conf; hostname",
+        )
+        .ok();
+    for words in [
+        "10.0.2.15/24",
+        "default via 10.0.2.2",
+        "nameserver 10.0.2.3",
+        "one",
+    ] {
+        assert!(seen.contains(words), "{words} is not in {seen}");
+    }
+    assert_eq!(
+        host.sh("one", "ping -c 1 -W 5 10.0.2.2 >/dev/null && echo there")
+            .ok(),
+        "there"
+    );
+    // Another sandbox is as far away as anything private.
+    let _ = host
+        .say("run -d --name two box -- sh -c")
+        .arg("httpd -f -p 80 -h /etc")
+        .ok();
+    let other = host.sandbox("two").network.address.unwrap();
+    assert_ne!(other, address);
+    assert_eq!(page(&host, "one", format!("{other}/hostname")), "");
+    assert_eq!(page(&host, "two", SITE), format!("you are {HOST}"));
+}
+
+#[test]
+fn without_a_network_there_is_only_loopback() {
+    let Some(lab) = lab() else { return };
+    let host = host(&lab, "mode = \"none\"");
+    let _ = host.say("run -d --name one box -- sleep 1000").ok();
+    assert_eq!(
+        host.sh(
+            "one",
+            "ls /sys/class/net | grep -v -e lo -e sit0 -e tunl0; true"
+        )
+        .ok(),
+        ""
+    );
+    assert_eq!(page(&host, "one", SITE), "");
+    let _ = host
+        .say("run -d --name two --network nat box -- sleep 1000")
+        .ok();
+    assert_eq!(page(&host, "two", SITE), format!("you are {HOST}"));
+    host.say("create --network none --publish 8080:80 box")
+        .run()
+        .refused(&["--publish", "--network nat"]);
+}
+
+// covers R65 R66
+#[test]
+fn forks_are_connected_and_the_parents_connections_are_reset() {
+    let Some(lab) = lab() else { return };
+    lab.serve_silently(End::Site, 7);
+    let host = host(&lab, "");
+    let _ = host
+        .say("run -d --name one box -- sh -c")
+        .arg(format!(
+            "sleep 1000 | nc {SITE} 7; echo over >/tmp/over; sleep 1000"
+        ))
+        .ok();
+    let connected =
+        format!("until netstat -tn | grep -q '{SITE}:7.*ESTABLISHED'; do sleep 0.1; done");
+    let _ = host.sh("one", &connected).ok();
+    let _ = host.say("checkpoint create one --name point").ok();
+    let made = host.say("fork point --count 3 --name fork").ok();
+    assert_eq!(made.lines().count(), 3);
+    for number in 1..=3 {
+        let fork = format!("fork-{number}");
+        assert_eq!(
+            page(&host, &fork, SITE),
+            format!("you are {HOST}"),
+            "{fork}"
+        );
+        let over = host
+            .sh(
+                &fork,
+                "until [ -e /tmp/over ]; do sleep 0.1; done; cat /tmp/over",
+            )
+            .ok();
+        assert_eq!(over, "over", "{fork}: the connection of its parent hangs");
+    }
+    assert_eq!(
+        host.sh("one", "cat /tmp/over 2>/dev/null; true").ok(),
+        "",
+        "the parent's own goes on"
+    );
+    assert_eq!(page(&host, "one", SITE), format!("you are {HOST}"));
+    // Paused and resumed it is another namespace, and the same network.
+    let before = host.sandbox("one").network;
+    let _ = host.say("pause one").ok();
+    let _ = host.say("resume one").ok();
+    assert_eq!(host.sandbox("one").network, before);
+    assert_eq!(page(&host, "one", SITE), format!("you are {HOST}"));
+}
+
+#[test]
+fn published_ports_lead_to_the_guest_from_everywhere() {
+    let Some(lab) = lab() else { return };
+    let host = host(&lab, "");
+    let serve = "echo page of one >/tmp/index.html; httpd -f -p 80 -h /tmp";
+    let _ = host
+        .say("run -d --name one --publish 8080:80 --publish 127.0.0.1:8081:80 box -- sh -c")
+        .arg(serve)
+        .ok();
+    let _ = host
+        .sh(
+            "one",
+            "until wget -q -O /dev/null http://127.0.0.1/; do sleep 0.1; done",
+        )
+        .ok();
+    let leads = |from, to, port| {
+        lab.ask(from, to, port)
+            .is_some_and(|text| text.contains("page of one"))
+    };
+    let local = std::net::Ipv4Addr::LOCALHOST;
+    let everywhere = |context: &str| {
+        assert!(leads(End::Host, local, 8080), "{context}: loopback");
+        assert!(
+            leads(End::Host, HOST, 8080),
+            "{context}: the host's address"
+        );
+        assert!(leads(End::Site, HOST, 8080), "{context}: from outside");
+        assert!(leads(End::Host, local, 8081), "{context}: loopback only");
+        assert!(
+            !leads(End::Site, HOST, 8081),
+            "{context}: loopback only, from outside"
+        );
+    };
+    everywhere("at first");
+    assert_eq!(
+        host.say("port one").ok(),
+        "80/tcp -> 0.0.0.0:8080\n80/tcp -> 127.0.0.1:8081"
+    );
+    host.kill_engine();
+    everywhere("without an engine");
+    let _ = host.say("ls").ok();
+    everywhere("with the next engine");
+    let _ = host.say("pause one").ok();
+    assert!(
+        !leads(End::Host, local, 8080),
+        "a paused sandbox answers nobody"
+    );
+    host.say("run --publish 8080:1 box -- true")
+        .run()
+        .refused(&["8080:1", "sandbox \"one\""]);
+    let _ = host.say("resume one").ok();
+    everywhere("resumed");
+    // A port that another program has is not taken from it.
+    host.say("run --publish 2222:22 --publish 22:22 box -- true")
+        .run()
+        .refused(&["22:22", "process"]);
+    let _ = host.say("rm --force one").ok();
+    assert!(!leads(End::Host, local, 8080));
+    let _ = host
+        .say("run -d --name two --publish 8080:80 box -- sh -c")
+        .arg(serve)
+        .ok();
+    let _ = host
+        .sh(
+            "two",
+            "until wget -q -O /dev/null http://127.0.0.1/; do sleep 0.1; done",
+        )
+        .ok();
+    assert!(leads(End::Host, local, 8080));
+}
+
+#[test]
+fn rules_change_while_it_runs_and_are_kept() {
+    let Some(lab) = lab() else { return };
+    let host = host(&lab, "");
+    let _ = host.say(&format!("run -d --name one --allow {SITE}:80 --allow 10.9.9.0/24 --deny {OTHER} box -- sleep 1000")).ok();
+    let open = |to: String| page(&host, "one", to);
+    assert!(open(format!("{SITE}:80")).starts_with("you are"));
+    assert_eq!(
+        open(format!("{SITE}:443")),
+        "",
+        "only one port of it is open"
+    );
+    assert_eq!(open(OTHER.to_string()), "");
+    assert!(
+        open(PRIVATE.to_string()).starts_with("you are"),
+        "what is named is open though it is private"
+    );
+    let denied = host.sandbox("one").network.denied_packets.unwrap();
+    assert!(denied > 0);
+    let _ = host.say(&format!("network set one --deny {SITE}")).ok();
+    assert_eq!(open(SITE.to_string()), "");
+    assert!(open(OTHER.to_string()).starts_with("you are"));
+    assert_eq!(open(PRIVATE.to_string()), "", "it is not named any more");
+    host.kill_engine();
+    assert_eq!(open(SITE.to_string()), "");
+    let _ = host.say("checkpoint create one --name point").ok();
+    let _ = host.say("restore point --name two").ok();
+    assert_eq!(
+        page(&host, "two", SITE),
+        "",
+        "a fork is under the rules of its parent"
+    );
+    assert!(page(&host, "two", OTHER).starts_with("you are"));
+    let shown: Sandbox = host.sandbox("two");
+    assert_eq!(shown.network.deny.len(), 1);
+    let _ = host.say("network set one").ok();
+    assert!(open(SITE.to_string()).starts_with("you are"));
+    host.say("network set one --deny nonsense/33")
+        .run()
+        .refused(&["nonsense/33"]);
+}
