@@ -14,10 +14,12 @@
 //! sandboxes have where the engine is not root.
 
 mod address;
+mod inside;
 mod rules;
 
 pub use address::{AddressRange, RangeError, Slot, SlotAddresses};
-pub use rules::{HostRules, Inside, TABLE};
+pub use inside::{DENIED, Inside, LIMITED, LOG_GROUP, Opened, TABLE, set_name};
+pub use rules::HostRules;
 
 use std::net::Ipv4Addr;
 

@@ -1,31 +1,14 @@
-//! The rules, as scripts of nft(8): each replaces its table by one transaction, or fails and changes nothing.
+//! The rules of the host, as a script of nft(8): it replaces its table by one transaction, or fails and changes nothing.
 //!
-//! Nothing in them is text from outside: addresses, ports and names of our own only.
+//! Nothing in it is text from outside: addresses, ports and names of our own only.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::Ipv4Addr;
 
-use cowslip_model::network::{CLOSED, Destination, NetworkRule, PublishedPort, Transport};
-use cowslip_model::{InstanceId, NetworkSpec};
-use ipnet::Ipv4Net;
+use cowslip_model::InstanceId;
+use cowslip_model::network::{PublishedPort, Transport};
 
-use crate::{AddressRange, GATEWAY, GUEST, RESOLVER, SlotAddresses, TAP, UPLINK};
-
-/// The table's name in a sandbox's namespace.
-pub const TABLE: &str = "cowslip";
-
-/// The rules in a sandbox's namespace: what the guest may reach, and how its packets are translated.
-#[derive(Debug, Clone, Copy)]
-pub struct Inside<'a> {
-    /// What the user says.
-    pub spec: &'a NetworkSpec,
-    /// The ends of the namespace's link.
-    pub addresses: SlotAddresses,
-    /// Addresses of all sandboxes, which are closed like the host's other networks.
-    pub range: AddressRange,
-    /// Whom the guest's questions for names go to. None: to who listens on [`RESOLVER`] in the namespace.
-    pub resolver: Option<Ipv4Addr>,
-}
+use crate::AddressRange;
 
 /// The rules of the host: of all sandboxes of an engine.
 #[derive(Debug, Clone)]
@@ -36,151 +19,6 @@ pub struct HostRules<'a> {
     pub range: AddressRange,
     /// The ports that are published, each with the sandbox's address.
     pub published: Vec<(&'a PublishedPort, Ipv4Addr)>,
-}
-
-impl Inside<'_> {
-    /// Whether a network is of those that only its own name opens.
-    fn is_closed(&self, net: &Ipv4Net) -> bool {
-        let range = self.range.net();
-        CLOSED
-            .iter()
-            .chain([&range])
-            .any(|closed| closed.contains(net))
-    }
-
-    /// What a rule matches, after its names' addresses became sets.
-    fn matching(&self, rule: &NetworkRule, set: &str, opens: bool) -> String {
-        let mut text = match &rule.to {
-            Destination::Net(net) if opens && !self.is_closed(net) => {
-                format!("ip daddr {net} ip daddr != @closed")
-            }
-            Destination::Net(net) => format!("ip daddr {net}"),
-            Destination::Host(_) => format!("ip daddr @{set}"),
-        };
-        if let Some(port) = rule.port {
-            let _ = write!(text, " meta l4proto {{ tcp, udp }} th dport {port}");
-        }
-        text
-    }
-
-    fn outward(&self, out: &mut String) {
-        let mut line = |text: &str| {
-            out.push_str("\t\t");
-            out.push_str(text);
-            out.push('\n');
-        };
-        line(&format!("ip saddr != {GUEST} counter name denied drop"));
-        line("meta l4proto != { tcp, udp, icmp } counter name denied drop");
-        line("ct state established,related accept");
-        line("ct state invalid drop");
-        if self.resolver.is_some() {
-            line("ct status dnat accept comment \"questions for names\"");
-        }
-        for rule in &self.spec.deny {
-            // What a denied name's addresses are is not known until somebody asks, and nobody gets an answer.
-            if let Destination::Net(_) = rule.to {
-                line(&format!("{} jump refuse", self.matching(rule, "", false)));
-            }
-        }
-        for (index, rule) in self.spec.allow.iter().enumerate() {
-            let matching = self.matching(rule, &set_name(index), true);
-            line(&format!("{matching} accept"));
-        }
-        if self.spec.allow.is_empty() {
-            line("ip daddr != @closed accept");
-        }
-        line("jump refuse");
-    }
-
-    /// The names of the sets that addresses of allowed names go to, each with the index of its rule.
-    fn sets(&self) -> impl Iterator<Item = usize> {
-        let named = |(index, rule): (usize, &NetworkRule)| match rule.to {
-            Destination::Host(_) => Some(index),
-            Destination::Net(_) => None,
-        };
-        self.spec.allow.iter().enumerate().filter_map(named)
-    }
-}
-
-/// The set of the addresses that the name of an allowing rule has.
-fn set_name(rule: usize) -> String {
-    format!("name{rule}")
-}
-
-impl fmt::Display for Inside<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SlotAddresses { sandbox, .. } = self.addresses;
-        let mut closed: Vec<Ipv4Net> = CLOSED.to_vec();
-        closed.push(self.range.net());
-        let closed = Ipv4Net::aggregate(&closed);
-        let closed: Vec<String> = closed.iter().map(ToString::to_string).collect();
-        let mut outward = String::new();
-        self.outward(&mut outward);
-        writeln!(
-            f,
-            "table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{"
-        )?;
-        writeln!(f, "\tcounter denied {{ }}")?;
-        writeln!(
-            f,
-            "\tset closed {{\n\t\ttype ipv4_addr; flags interval\n\t\telements = {{ {} }}\n\t}}",
-            closed.join(", ")
-        )?;
-        for index in self.sets() {
-            let name = set_name(index);
-            writeln!(
-                f,
-                "\tset {name} {{\n\t\ttype ipv4_addr; flags timeout\n\t}}"
-            )?;
-        }
-        writeln!(
-            f,
-            "\tchain refuse {{\n\
-             \t\tcounter name denied\n\
-             \t\tmeta l4proto tcp reject with tcp reset\n\
-             \t\treject with icmp type admin-prohibited\n\t}}\n\
-             \tchain outward {{\n{outward}\t}}\n\
-             \tchain inward {{\n\
-             \t\tct state established,related accept\n\
-             \t\tct status dnat accept comment \"published ports\"\n\
-             \t\tdrop\n\t}}\n\
-             \tchain forward {{\n\
-             \t\ttype filter hook forward priority filter; policy drop;\n\
-             \t\tmeta nfproto != ipv4 drop\n\
-             \t\tiifname {TAP} oifname {UPLINK} jump outward\n\
-             \t\tiifname {UPLINK} oifname {TAP} jump inward\n\t}}\n\
-             \tchain input {{\n\
-             \t\ttype filter hook input priority filter; policy drop;\n\
-             \t\tiifname lo accept\n\
-             \t\tct state established,related accept\n\
-             \t\tiifname {TAP} ip saddr {GUEST} ip daddr {GATEWAY} icmp type echo-request accept\n\
-             \t\tiifname {TAP} ip saddr {GUEST} ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept\n\t}}"
-        )?;
-        writeln!(
-            f,
-            "\tchain prerouting {{\n\t\ttype nat hook prerouting priority dstnat; policy accept;"
-        )?;
-        if let Some(resolver) = self.resolver {
-            writeln!(
-                f,
-                "\t\tiifname {TAP} ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}"
-            )?;
-        }
-        for port in &self.spec.publish {
-            let (transport, port) = (port.transport, port.guest);
-            writeln!(
-                f,
-                "\t\tiifname {UPLINK} ip daddr {sandbox} {transport} dport {port} dnat ip to {GUEST}"
-            )?;
-        }
-        writeln!(
-            f,
-            "\t}}\n\
-             \tchain postrouting {{\n\
-             \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
-             \t\tiifname {TAP} oifname {UPLINK} snat ip to {sandbox}\n\t}}\n}}"
-        )
-    }
 }
 
 impl HostRules<'_> {
@@ -290,45 +128,6 @@ impl fmt::Display for HostRules<'_> {
 mod tests {
     use super::*;
     use crate::Slot;
-
-    fn inside(spec: &NetworkSpec, resolver: Option<Ipv4Addr>) -> String {
-        let range = AddressRange::default();
-        let addresses = range.addresses(Slot(300)).unwrap();
-        let inside = Inside {
-            spec,
-            addresses,
-            range,
-            resolver,
-        };
-        inside.to_string()
-    }
-
-    #[test]
-    fn the_rules_of_a_sandbox_without_a_word() {
-        let resolver = Some(Ipv4Addr::new(192, 168, 1, 1));
-        insta::assert_snapshot!(inside(&NetworkSpec::default(), resolver));
-    }
-
-    #[test]
-    fn the_rules_of_a_sandbox_with_many_words() {
-        let words = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        let spec = NetworkSpec {
-            allow: words(&[
-                "0.0.0.0/0:443",
-                "*.example.org",
-                "10.1.2.3:5432",
-                "10.0.0.0/7",
-                "deb.debian.org:80",
-            ]),
-            deny: words(&["1.1.1.0/24", "evil.example", "8.8.8.8:53"]),
-            publish: ["8080:80", "127.0.0.1:5353:53/udp"]
-                .iter()
-                .map(|text| text.parse().unwrap())
-                .collect(),
-            ..NetworkSpec::default()
-        };
-        insta::assert_snapshot!(inside(&spec, None));
-    }
 
     #[test]
     fn the_rules_of_the_host() {

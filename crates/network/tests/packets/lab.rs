@@ -1,14 +1,7 @@
-//! The rules with real packets: namespaces stand for the guest, its sandbox, the host and the internet.
-//!
-//! ```text
-//!  guest 10.0.2.15 ── tap [sandbox] uplink ── cow000000.0 [host] eth0 ── eth0 [site] as the internet
-//! ```
-
-// Helpers of tests may fail as tests do.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
+//! The namespaces, and who talks in them.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -16,22 +9,23 @@ use std::time::Duration;
 
 use cowslip_model::NetworkSpec;
 use cowslip_network::{
-    AddressRange, GATEWAY, GUEST, HostRules, Inside, RESOLVER, Slot, TAP, UPLINK,
+    AddressRange, GATEWAY, GUEST, HostRules, Inside, Opened, RESOLVER, Slot, TABLE, TAP, UPLINK,
 };
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A server of the internet, and what else its machine can be reached by.
-const SITE: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
-const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
-const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+pub(crate) const SITE: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
+pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// The host's address in the internet, and its private one.
-const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
-const HOST_PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
+pub(crate) const HOST_PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
 /// What a connection that nobody answers may take. Closed ones are most often refused at once.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Namespaces that go with it.
-struct Lab(String);
+pub(crate) struct Lab(String);
 
 impl Lab {
     fn new(name: &str) -> Option<Self> {
@@ -71,7 +65,7 @@ impl Lab {
     }
 
     /// Does something in a namespace.
-    fn inside<T: Send>(&self, namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, namespace: &str, work: impl FnOnce() -> T + Send) -> T {
         let path = format!("/run/netns/{}", self.name(namespace));
         let file = File::open(path).unwrap();
         std::thread::scope(|scope| {
@@ -84,7 +78,7 @@ impl Lab {
         })
     }
 
-    fn load(&self, namespace: &str, rules: &str) {
+    pub(crate) fn load(&self, namespace: &str, rules: &str) {
         self.inside(namespace, || {
             let mut nft = Command::new("nft")
                 .args(["-f", "-"])
@@ -103,8 +97,79 @@ impl Lab {
         self.inside(namespace, || std::fs::write(path, "1").unwrap());
     }
 
+    /// Gives the sandbox these rules.
+    pub(crate) fn rules(&self, spec: &NetworkSpec, resolver: Option<Ipv4Addr>, opened: &[Opened]) {
+        let range = AddressRange::default();
+        let inside = Inside {
+            spec,
+            addresses: range.addresses(Slot(300)).unwrap(),
+            range,
+            resolver,
+            opened,
+            log: true,
+        };
+        self.load("sandbox", &inside.to_string());
+    }
+
+    /// Packets that a counter of the sandbox has seen.
+    pub(crate) fn counted(&self, counter: &str) -> u64 {
+        let words = ["-j", "list", "counter", "inet", TABLE, counter];
+        let output = self.inside("sandbox", || {
+            Command::new("nft").args(words).output().unwrap()
+        });
+        let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        listed["nftables"][1]["counter"]["packets"]
+            .as_u64()
+            .unwrap()
+    }
+
+    /// Empties the sandbox's table of connections, as if its guest had been restored in another namespace.
+    pub(crate) fn forget_connections(&self) {
+        // IPCTNL_MSG_CT_DELETE without a word on which, to be acknowledged.
+        let mut message = [0_u8; 20];
+        for (at, word) in [(0, 20_u16), (4, 0x102), (6, 0x5)] {
+            message[at..at + 2].copy_from_slice(&word.to_ne_bytes());
+        }
+        let answer = self.inside("sandbox", || {
+            let netlink = AddressFamily::NETLINK;
+            let socket = net::socket(netlink, SocketType::RAW, Some(net::netlink::NETFILTER));
+            let socket = socket.unwrap();
+            net::send(&socket, &message, SendFlags::empty()).unwrap();
+            let mut answer = [0; 64];
+            net::recv(&socket, &mut answer, RecvFlags::empty()).unwrap();
+            answer
+        });
+        assert_eq!(answer[16..20], [0; 4], "no error");
+    }
+
+    /// Sends back what whoever connects says.
+    pub(crate) fn echo(&self, namespace: &str, port: u16) {
+        let listener = self.inside(namespace, || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut from = stream.unwrap();
+                let mut to = from.try_clone().unwrap();
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        });
+    }
+
+    /// A connection to somebody who sends everything back.
+    pub(crate) fn connect(
+        &self,
+        from: &str,
+        to: Ipv4Addr,
+        port: u16,
+    ) -> std::io::Result<TcpStream> {
+        self.inside(from, || {
+            let stream = TcpStream::connect_timeout(&SocketAddr::from((to, port)), PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        })
+    }
+
     /// Tells whoever connects as whom it sees them.
-    fn serve(&self, namespace: &str, ports: &[u16]) {
+    pub(crate) fn serve(&self, namespace: &str, ports: &[u16]) {
         for port in ports {
             let listener =
                 self.inside(namespace, || TcpListener::bind(("0.0.0.0", *port)).unwrap());
@@ -119,7 +184,7 @@ impl Lab {
     }
 
     /// As whom a server sees what connects from a namespace; none where it is closed.
-    fn seen(&self, from: &str, to: Ipv4Addr, port: u16) -> Option<String> {
+    pub(crate) fn seen(&self, from: &str, to: Ipv4Addr, port: u16) -> Option<String> {
         self.inside(from, || {
             let mut stream =
                 TcpStream::connect_timeout(&SocketAddr::from((to, port)), PATIENCE).ok()?;
@@ -147,7 +212,7 @@ fn ip(arguments: &[&str]) {
 }
 
 /// A sandbox with these rules, its host and the internet.
-fn lab(name: &str, spec: &NetworkSpec, resolver: Option<Ipv4Addr>) -> Option<Lab> {
+pub(crate) fn lab(name: &str, spec: &NetworkSpec, resolver: Option<Ipv4Addr>) -> Option<Lab> {
     let lab = Lab::new(name)?;
     let range = AddressRange::default();
     let addresses = range.addresses(Slot(300)).unwrap();
@@ -185,13 +250,7 @@ fn lab(name: &str, spec: &NetworkSpec, resolver: Option<Ipv4Addr>) -> Option<Lab
     lab.set("host", "ip_forward");
     lab.set("host", &format!("conf/{link}/route_localnet"));
     lab.set("sandbox", "ip_forward");
-    let inside = Inside {
-        spec,
-        addresses,
-        range,
-        resolver,
-    };
-    lab.load("sandbox", &inside.to_string());
+    lab.rules(spec, resolver, &[]);
     let published = spec.publish.iter().map(|port| (port, addresses.sandbox));
     let rules = HostRules {
         instance,
@@ -205,67 +264,16 @@ fn lab(name: &str, spec: &NetworkSpec, resolver: Option<Ipv4Addr>) -> Option<Lab
     Some(lab)
 }
 
-#[test]
-fn without_a_word_the_internet_is_open_and_nothing_else() {
-    let Some(lab) = lab("nat", &NetworkSpec::default(), Some(PRIVATE)) else {
-        return;
-    };
-    for port in [80, 443] {
-        assert_eq!(lab.seen("guest", SITE, port), Some(HOST.to_string()));
-    }
-    for address in [PRIVATE, METADATA] {
-        assert_eq!(lab.seen("guest", address, 80), None, "{address}");
-    }
-    let link = AddressRange::default().addresses(Slot(300)).unwrap();
-    for address in [HOST, HOST_PRIVATE, GATEWAY, link.host, link.sandbox] {
-        assert_eq!(lab.seen("guest", address, 22), None, "{address}");
-    }
-    // Names are asked for at one place, which leads to the host's own resolver, wherever that is.
-    assert_eq!(
-        lab.seen("guest", RESOLVER, 53),
-        Some(HOST_PRIVATE.to_string())
-    );
-    assert_eq!(lab.seen("guest", RESOLVER, 80), None);
-    // Nobody outside gets in, not even who knows the way.
-    for port in [80, 22] {
-        assert_eq!(lab.seen("site", link.sandbox, port), None);
-    }
+/// Whether a connection still leads to who sends everything back; otherwise how it ended.
+pub(crate) fn talks(stream: &mut TcpStream) -> Result<(), ErrorKind> {
+    let mut said = [0; 4];
+    stream.write_all(b"ping").map_err(|error| error.kind())?;
+    stream.read_exact(&mut said).map_err(|error| error.kind())?;
+    assert_eq!(&said, b"ping");
+    Ok(())
 }
 
-#[test]
-fn only_what_is_allowed_is_open_and_what_is_published_leads_in() {
-    let words = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    let spec = NetworkSpec {
-        allow: words(&["0.0.0.0/0:443", "10.9.9.9:80"]),
-        deny: words(&["10.9.9.9:443"]),
-        publish: ["8080:80", "127.0.0.1:8081:80"]
-            .iter()
-            .map(|text| text.parse().unwrap())
-            .collect(),
-        ..NetworkSpec::default()
-    };
-    let Some(lab) = lab("list", &spec, None) else {
-        return;
-    };
-    assert_eq!(lab.seen("guest", SITE, 443), Some(HOST.to_string()));
-    assert_eq!(lab.seen("guest", SITE, 80), None);
-    assert_eq!(
-        lab.seen("guest", PRIVATE, 80),
-        Some(HOST_PRIVATE.to_string())
-    );
-    assert_eq!(lab.seen("guest", PRIVATE, 443), None);
-    // A wide network does not open what is closed.
-    assert_eq!(lab.seen("guest", METADATA, 443), None);
-    assert_eq!(lab.seen("guest", RESOLVER, 53), None);
-
-    let link = AddressRange::default().addresses(Slot(300)).unwrap();
-    let local = Ipv4Addr::LOCALHOST;
-    assert_eq!(lab.seen("host", local, 8080), Some(link.host.to_string()));
-    assert_eq!(lab.seen("host", local, 8081), Some(link.host.to_string()));
-    assert_eq!(lab.seen("host", HOST, 8080), Some(HOST.to_string()));
-    // From outside the guest sees who it is.
-    assert_eq!(lab.seen("site", HOST, 8080), Some(SITE.to_string()));
-    assert_eq!(lab.seen("site", HOST, 8081), None);
-    assert_eq!(lab.seen("site", link.sandbox, 22), None);
-    assert_eq!(lab.seen("guest", HOST, 8080), None);
+/// Rules and ports, from their texts.
+pub(crate) fn words<T: std::str::FromStr<Err: std::fmt::Debug>>(texts: &[&str]) -> Vec<T> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
 }
