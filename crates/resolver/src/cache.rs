@@ -121,7 +121,7 @@ mod tests {
         assert!(cache.get(&key(7)).is_none());
         assert_eq!(cache.0.lock().unwrap().len(), ENTRIES_MAX);
         tokio::time::advance(Duration::from_secs(25)).await;
-        cache.put(key(0), answer(20));
+        cache.put(key(ENTRIES_MAX + 1), answer(20));
         assert_eq!(cache.0.lock().unwrap().len(), 2);
     }
 }

@@ -50,7 +50,9 @@ async fn what_is_no_question_is_told_so_or_ignored() {
         ),
     ] {
         let answer = Message::from_vec(&sandbox.exchange(&packet).await).unwrap();
-        assert_eq!((answer.id, answer.response_code), (whole.id, code));
+        // 16 has two names.
+        assert_eq!(u16::from(answer.response_code), u16::from(code));
+        assert_eq!(answer.id, whole.id);
         assert!(answer.answers.is_empty());
     }
     // To these nothing is said; what is said next is the answer to what is asked next.
