@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable;
 use tokio::time::Instant;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, address};
 
 /// Answers of a sandbox.
 const ENTRIES_MAX: usize = 512;
@@ -65,10 +66,9 @@ impl Cache {
 }
 
 fn is_small(answer: &Answer) -> bool {
-    let small = |record: &_| {
-        crate::answer::address(record).is_some()
-            || hickory_proto::serialize::binary::BinEncodable::to_bytes(record)
-                .is_ok_and(|bytes| bytes.len() <= RECORD_MAX)
+    let small = |record: &Record| {
+        let bytes = record.to_bytes().map(|bytes| bytes.len());
+        address(record).is_some() || bytes.is_ok_and(|bytes| bytes <= RECORD_MAX)
     };
     answer.records.len() <= RECORDS_MAX && answer.records.iter().all(small)
 }
@@ -78,6 +78,8 @@ mod tests {
     use std::time::Duration;
 
     use hickory_proto::op::ResponseCode;
+    use hickory_proto::rr::rdata::TXT;
+    use hickory_proto::rr::{Name, RData};
 
     use super::*;
 
@@ -123,5 +125,26 @@ mod tests {
         tokio::time::advance(Duration::from_secs(25)).await;
         cache.put(key(ENTRIES_MAX + 1), answer(20));
         assert_eq!(cache.0.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_not_kept() {
+        let text = |length| {
+            let text = TXT::from_bytes(vec![&vec![b'x'; length][..]; 2]);
+            Record::from_rdata(Name::root(), 10, RData::TXT(text))
+        };
+        for (record, count, kept) in [
+            (text(200), 32, true),
+            (text(200), 33, false),
+            (text(255), 1, false),
+            (text(240), 1, true),
+        ] {
+            let cache = Cache::default();
+            let records = vec![record; count];
+            let ttl = Duration::from_secs(10);
+            let code = ResponseCode::NoError;
+            cache.put(key(0), Answer { code, records, ttl });
+            assert_eq!(cache.get(&key(0)).is_some(), kept);
+        }
     }
 }

@@ -11,8 +11,10 @@ pub struct Counts {
     pub refused: u64,
     /// Answers out of which addresses were taken, since only a rule of their own opens them.
     pub rebinding: u64,
-    /// Questions that nobody answered, or whose addresses could not be opened.
+    /// Questions to which the host's name servers had no answer.
     pub failed: u64,
+    /// Answers that were not given, since their addresses could not be opened, or the rules had just changed.
+    pub unopened: u64,
     /// Questions that were left unanswered, since too many were under way.
     pub dropped: u64,
 }
@@ -22,8 +24,9 @@ pub struct Counts {
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
-    pub(crate) fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    /// Adds one, and says how many there are.
+    pub(crate) fn add(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn get(&self) -> u64 {
@@ -38,6 +41,7 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     pub(crate) rebinding: Counter,
     pub(crate) failed: Counter,
+    pub(crate) unopened: Counter,
     pub(crate) dropped: Counter,
 }
 
@@ -48,6 +52,7 @@ impl Counters {
             refused: self.refused.get(),
             rebinding: self.rebinding.get(),
             failed: self.failed.get(),
+            unopened: self.unopened.get(),
             dropped: self.dropped.get(),
         }
     }

@@ -133,11 +133,6 @@ impl Desk {
         Reply::because(ResponseCode::NXDomain, BLOCKED)
     }
 
-    fn failed(&self, reason: (u16, &'static str)) -> Reply {
-        self.counters.failed.add();
-        Reply::because(ResponseCode::ServFail, reason)
-    }
-
     async fn find(&self, question: &Question, key: Key) -> Result<Found, Reply> {
         if let Some(found) = self.cache.get(&key) {
             return Ok(found);
@@ -147,7 +142,8 @@ impl Desk {
             Err(error) => {
                 let error: &(dyn std::error::Error + 'static) = &error;
                 tracing::debug!(name = key.0, error, "a guest's question has no answer");
-                Err(self.failed(UNREACHABLE))
+                self.counters.failed.add();
+                Err(Reply::because(ResponseCode::ServFail, UNREACHABLE))
             }
         }
     }
@@ -182,11 +178,16 @@ impl Desk {
             .map(opening)
             .collect();
         if let Err(error) = self.open(&openings).await {
-            tracing::warn!(name, %error, "addresses of a name could not be opened to a guest");
-            return Err(self.failed(SHUT));
+            // A guest can make this happen again and again, but not fill the log.
+            let count = self.counters.unopened.add();
+            if count.is_power_of_two() {
+                tracing::warn!(name, %error, count, "addresses of a name could not be opened to a guest");
+            }
+            return Err(Reply::because(ResponseCode::ServFail, SHUT));
         }
         if !policy.is(&self.policy.borrow()) {
-            return Err(self.failed(CHANGED));
+            self.counters.unopened.add();
+            return Err(Reply::because(ResponseCode::ServFail, CHANGED));
         }
         Ok(reply)
     }

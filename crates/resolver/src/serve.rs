@@ -22,7 +22,7 @@ const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may take for a whole question, or to take its answer.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long a socket that fails is left alone, so that a lasting failure does not take a whole processor.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Resolver {
     /// Answers on sockets that are bound already, until it is cancelled. What is under way then ends at once.
