@@ -4,7 +4,8 @@
 //!  model ◄─ ledger ◄─ host ◄─┬─ store ◄─┐
 //!    ▲                       └─ vmm   ◄─┼─ engine ◄─ server ◄─ cowslip
 //!    └──── image ◄─ registry  ◄─────────┤      ▲
-//!    └──── guest, proto, network ◄──────┘      │
+//!    └──── network ◄─ resolver ◄────────┤      │
+//!    └──── guest, proto ◄───────────────┘      │
 //!               ▲                              └─ sim (only for tests)
 //!               └─ cowslip-agent
 //! ```
@@ -42,6 +43,7 @@ const BELOW_ENGINE: &[&str] = &[
     "cowslip-image",
     "cowslip-registry",
     "cowslip-network",
+    "cowslip-resolver",
     "cowslip-guest",
     "cowslip-proto",
 ];
@@ -56,6 +58,7 @@ const ALL_REAL: &[&str] = &[
     "cowslip-image",
     "cowslip-registry",
     "cowslip-network",
+    "cowslip-resolver",
     "cowslip-guest",
     "cowslip-proto",
     "cowslip-engine",
@@ -98,6 +101,7 @@ const LAYERS: &[Layer] = &[
     layer("cowslip-image", &["cowslip-model"]),
     layer("cowslip-registry", &["cowslip-model", "cowslip-image"]),
     layer("cowslip-network", &["cowslip-model"]),
+    layer("cowslip-resolver", &["cowslip-model", "cowslip-network"]),
     layer("cowslip-guest", &["cowslip-model"]),
     layer("cowslip-proto", &["cowslip-model"]),
     layer("cowslip-engine", BELOW_ENGINE),
