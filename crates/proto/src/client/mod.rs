@@ -7,6 +7,7 @@
 mod error;
 mod exec;
 mod files;
+mod forward;
 mod news;
 mod stdin;
 mod transport;
@@ -23,6 +24,7 @@ pub use exec::{
     new_process_id,
 };
 pub use files::{Chunks, Watch, WriteOptions};
+pub use forward::{Acknowledge, ForwardReader, ForwardWriter};
 pub use news::{Configure, GuestNetwork, Restore};
 pub use stdin::StdinSink;
 
