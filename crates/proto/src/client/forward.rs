@@ -40,9 +40,8 @@ impl ForwardWriter {
         while !data.is_empty() {
             let sent = self.sent;
             let room = |taken: &u64| sent.saturating_sub(*taken) < FORWARD_WINDOW;
-            let taken = self.taken.wait_for(room).await.map_err(|_| lost())?;
-            let window = FORWARD_WINDOW - sent.saturating_sub(*taken);
-            drop(taken);
+            let taken = self.taken.wait_for(room).await.map(|taken| *taken);
+            let window = FORWARD_WINDOW - sent.saturating_sub(taken.map_err(|_| lost())?);
             let window = usize::try_from(window).unwrap_or(CHUNK_BYTES);
             let part = data.split_to(data.len().min(CHUNK_BYTES).min(window));
             self.sent += part.len() as u64;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+pub use tonic::Code;
 use tonic::{Request, Status};
 
 pub use error::{CallError, ConnectError, ExecError};
