@@ -7,6 +7,7 @@ fn main() -> std::io::Result<()> {
         .bytes(".cowslip.agent.v1.FileChunk.data")
         .bytes(".cowslip.agent.v1.WriteFileChunk.data")
         .bytes(".cowslip.agent.v1.WriteTarChunk.data")
+        .bytes(".cowslip.agent.v1.ForwardChunk.data")
         .build_transport(false)
         .compile_protos(&["proto/agent.proto"], &["proto"])
 }

@@ -24,8 +24,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use cowslip_proto::limits::MAX_FORWARDS;
 use cowslip_proto::pb::{AgentMode, BootPhase};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use boot::Booted;
 use boot::console::say;
@@ -155,6 +156,7 @@ fn start(
         children,
         processes,
         identity: Identity::new(),
+        forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
         power_off: Notify::new(),
     });
     Ok((Server::new(Service(shared.clone())), shared))

@@ -114,6 +114,14 @@ pub enum EngineError {
         /// The sandbox.
         name: Name,
     },
+    /// A port that is to be connected to.
+    #[error("nothing listens on port {port} in sandbox \"{name}\"")]
+    NothingListens {
+        /// The sandbox.
+        name: Name,
+        /// The port.
+        port: u16,
+    },
     /// Its vCPUs stand still until there is space on the host's disk.
     #[error(
         "sandbox \"{name}\" stands still: the host's disk is nearly full; it goes on when space is freed"
@@ -305,6 +313,7 @@ impl EngineError {
             Self::Exists { .. } => ErrorCode::Exists,
             Self::State { .. }
             | Self::CalledOff { .. }
+            | Self::NothingListens { .. }
             | Self::Frozen { .. }
             | Self::BrokenDisk { .. }
             | Self::PortTaken { .. }
@@ -396,6 +405,9 @@ impl EngineError {
             Self::NoCommand { template } => Some(format!(
                 "a shell: cowslip run --rm -it {template} sh; just a sandbox: cowslip run -d {template}"
             )),
+            Self::NothingListens { .. } => {
+                Some("a server in it must listen on 127.0.0.1, or on all addresses".to_owned())
+            }
             Self::Exists { .. } => Some("choose another name, or remove that one".to_owned()),
             Self::Rollback { cause, .. } => cause.hint(),
             _ if self.disk_full() => Some(

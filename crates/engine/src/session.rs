@@ -1,4 +1,4 @@
-//! A session of `exec` or `run`: frames both ways. A client that is gone shows as a closed channel.
+//! A session of `exec`, `run` or `forward`: frames both ways. A client that is gone shows as a closed channel.
 
 use bytes::Bytes;
 use cowslip_model::api::{ServerMessage, WindowSize};
@@ -13,6 +13,8 @@ pub enum ControlFrame {
     Resize(WindowSize),
     /// Send this signal to the process.
     Signal(i32),
+    /// So many bytes of a forwarded connection were taken.
+    Taken(u64),
 }
 
 /// To the client.
@@ -30,7 +32,8 @@ pub enum ServerFrame {
 /// not read.
 #[derive(Debug)]
 pub struct Incoming {
-    /// Standard input; it has ended when the channel has.
+    /// Standard input; it has ended when the channel has. It ends too when the client is gone: `outgoing` is closed
+    /// before it then.
     pub input: mpsc::Receiver<Bytes>,
     /// Everything else.
     pub control: mpsc::Receiver<ControlFrame>,

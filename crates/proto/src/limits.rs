@@ -28,6 +28,11 @@ pub const MAX_PROCESS_ID: usize = 64;
 /// Bytes of entropy that one message may bring.
 pub const MAX_ENTROPY_BYTES: usize = 512;
 
+/// Connections that the agent forwards at once. Fewer than calls, so that there is always one for another purpose.
+pub const MAX_FORWARDS: usize = 512;
+/// Bytes of a forwarded connection that may be on their way in one direction.
+pub const FORWARD_WINDOW: u64 = 256 * 1024;
+
 /// Is this a process id that the agent takes: 1 to [`MAX_PROCESS_ID`] of `[A-Za-z0-9_-]`?
 #[must_use]
 pub fn is_process_id(id: &str) -> bool {

@@ -23,7 +23,7 @@ use crate::version;
         title = "cowslip",
         description = "microVM sandboxes. Served on a unix socket. Every error answer is an \
                        `ErrorBody`; names, ids and the start of an id all name an object. \
-                       Exec and run sessions are WebSockets: the client's first text message is the \
+                       Exec, run and forward sessions are WebSockets: the client's first text message is the \
                        request, later text messages are `ClientMessage` and `ServerMessage`, and a \
                        binary message begins with the number of its channel (0 standard input, 1 \
                        standard output, 2 standard error).",
@@ -36,6 +36,7 @@ use crate::version;
         cowslip_model::api::ExecRequest,
         cowslip_model::api::BuildStepRequest,
         cowslip_model::api::RunRequest,
+        cowslip_model::api::ForwardRequest,
         cowslip_model::api::ClientMessage,
         cowslip_model::api::ServerMessage,
     ))
@@ -68,6 +69,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(sandboxes::resume))
         .routes(routes!(logs::logs))
         .routes(routes!(sessions::exec))
+        .routes(routes!(sessions::forward))
         .routes(routes!(sessions::run))
         .routes(routes!(sessions::build_step))
         .routes(routes!(archive::read, archive::write))

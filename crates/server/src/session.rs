@@ -1,4 +1,4 @@
-//! An exec or run session: a WebSocket on one side, the engine's frames on the other.
+//! An exec, run or forward session: a WebSocket on one side, the engine's frames on the other.
 //!
 //! ```text
 //!  client ─ text: request, ClientMessage ─►┐               ┌─► engine
@@ -80,7 +80,6 @@ pub(crate) async fn carry(socket: WebSocket, engine: ClientEnd, shutdown: &Shutd
     let (mut sink, stream) = socket.split();
     let (taken, seen) = watch::channel(0);
     let last = {
-        let said = say(&mut sink, outgoing, seen);
         let listener = Listener {
             stream,
             input: Queue::new(input),
@@ -90,6 +89,8 @@ pub(crate) async fn carry(socket: WebSocket, engine: ClientEnd, shutdown: &Shutd
             taken,
         };
         let heard = listener.run();
+        // Dropped before `heard`: that nobody listens any more is known before the input's end.
+        let said = say(&mut sink, outgoing, seen);
         tokio::select! {
             biased;
             () = said => None,
@@ -232,6 +233,7 @@ impl Listener {
                         self.ended = true;
                         return Ok(true);
                     }
+                    ClientMessage::OutputTaken { bytes } => ControlFrame::Taken(bytes),
                     ClientMessage::Resize { size } => ControlFrame::Resize(size),
                     ClientMessage::Signal { signal } => ControlFrame::Signal(signal),
                 };

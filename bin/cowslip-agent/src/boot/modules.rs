@@ -92,9 +92,9 @@ impl Module {
         };
         match finit_module(&self.file, c"", flags) {
             Ok(()) => Ok(true),
-            // Built in, or loaded already; or a driver that finds no device of its own and says so: no
-            // reason not to boot.
-            Err(Errno::EXIST | Errno::NODEV) => Ok(false),
+            // Built in, or loaded already; or a driver that finds no device of its own, or another
+            // hypervisor than its own, and says so: no reason not to boot.
+            Err(Errno::EXIST | Errno::NODEV | Errno::OPNOTSUPP) => Ok(false),
             Err(e) => Err(e.into()),
         }
     }

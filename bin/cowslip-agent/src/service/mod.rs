@@ -3,6 +3,7 @@
 mod bytes_io;
 mod exec;
 mod files;
+mod forward;
 mod machine;
 
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use cowslip_proto::pb::{self, AgentMode, agent_server::Agent};
 use futures_util::Stream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) children: Arc<Children>,
     pub(crate) processes: Arc<Processes>,
     pub(crate) identity: Identity,
+    /// Places of connections that may still be forwarded.
+    pub(crate) forwards: Arc<Semaphore>,
     /// Told when only the power remains to be cut.
     pub(crate) power_off: Notify,
 }
@@ -171,5 +174,14 @@ impl Agent for Service {
     type WatchStream = ReceiverStream<Result<pb::WatchEvent, Status>>;
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Reply<Self::WatchStream> {
         files::watch(request.into_inner()).map(Response::new)
+    }
+    type ForwardStream = ReceiverStream<Result<pb::ForwardChunk, Status>>;
+    async fn forward(
+        &self,
+        request: Request<Streaming<pb::ForwardChunk>>,
+    ) -> Reply<Self::ForwardStream> {
+        forward::forward(&self.0.forwards, request.into_inner())
+            .await
+            .map(Response::new)
     }
 }

@@ -223,8 +223,10 @@ impl Follower {
             }
             ServerMessage::Sandbox { sandbox } => self.outcome.sandbox = Some(*sandbox),
             ServerMessage::Started { .. } => self.started()?,
-            // Of builds only.
-            ServerMessage::Destination { .. } => {}
+            // Of builds, and of forwarded connections.
+            ServerMessage::Destination { .. }
+            | ServerMessage::Connected
+            | ServerMessage::OutputEnd => {}
             ServerMessage::StdinTaken { bytes } => {
                 if let Some(taken) = &self.taken {
                     taken.send_replace(bytes);

@@ -260,6 +260,8 @@ async fn feed(mut stdin: StdinSink, control: ProcessControl, incoming: Incoming)
             let outcome = match frame {
                 ControlFrame::Resize(size) => control.resize(pty_size(size)).await,
                 ControlFrame::Signal(signal) => control.signal(signal).await,
+                // Of forwarded connections only.
+                ControlFrame::Taken(_) => Ok(()),
             };
             if let Err(error) = outcome {
                 tracing::debug!(%error, "a process did not take what its client sent");

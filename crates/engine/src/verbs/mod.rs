@@ -15,6 +15,7 @@ mod export;
 mod fallback;
 mod flatten;
 mod fork;
+mod forward;
 mod gc;
 mod import;
 mod info;

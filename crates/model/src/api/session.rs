@@ -1,4 +1,4 @@
-//! Sessions: commands that a client talks with over a WebSocket.
+//! Sessions: commands and connections that a client talks with over a WebSocket.
 
 use std::collections::BTreeMap;
 
@@ -59,6 +59,16 @@ pub struct RunRequest {
     pub keep: bool,
 }
 
+/// Connect to a port of the guest's loopback. Binary messages of the session are the connection's bytes: channel 0
+/// to the guest, channel 1 from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardRequest {
+    /// The port.
+    #[schema(minimum = 1)]
+    pub port: u16,
+}
+
 /// A terminal's size, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -69,7 +79,7 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// First byte of a binary message of an exec or run session.
+/// First byte of a binary message of a session.
 pub mod channel {
     /// Client to server: standard input.
     pub const STDIN: u8 = 0;
@@ -79,12 +89,18 @@ pub mod channel {
     pub const STDERR: u8 = 2;
 }
 
-/// Text messages of the client in an exec or run session; the first one is the request itself.
+/// Text messages of the client in a session; the first one is the request itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ClientMessage {
-    /// Standard input has ended.
+    /// Standard input has ended; of a forwarded connection: nothing more goes to the guest.
     StdinEnd,
+    /// So many bytes of what came by a forwarded connection were taken. The server sends at most 256 KiB beyond
+    /// this.
+    OutputTaken {
+        /// Bytes since the session began.
+        bytes: u64,
+    },
     /// The window has a new size.
     Resize {
         /// The size.
@@ -97,7 +113,7 @@ pub enum ClientMessage {
     },
 }
 
-/// Text messages of the server in an exec or run session.
+/// Text messages of the server in a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerMessage {
@@ -123,6 +139,10 @@ pub enum ServerMessage {
         /// Its id in the guest.
         process: ProcessId,
     },
+    /// The connection to the guest's port is there.
+    Connected,
+    /// Nothing more comes from the guest by a forwarded connection. The session ends when both sides have said so.
+    OutputEnd,
     /// So many bytes of standard input went on to the guest. A client that keeps at most 256 KiB
     /// beyond this in flight never has a signal wait behind input that the process does not read.
     StdinTaken {

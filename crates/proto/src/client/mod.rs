@@ -7,6 +7,7 @@
 mod error;
 mod exec;
 mod files;
+mod forward;
 mod news;
 mod stdin;
 mod transport;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+pub use tonic::Code;
 use tonic::{Request, Status};
 
 pub use error::{CallError, ConnectError, ExecError};
@@ -23,6 +25,7 @@ pub use exec::{
     new_process_id,
 };
 pub use files::{Chunks, Watch, WriteOptions};
+pub use forward::{Acknowledge, ForwardReader, ForwardWriter};
 pub use news::{Configure, GuestNetwork, Restore};
 pub use stdin::StdinSink;
 

@@ -1,11 +1,13 @@
-//! Exec and run sessions.
+//! Exec, run and forward sessions.
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use cowslip_engine::Session;
-use cowslip_model::api::{BuildStepRequest, ErrorBody, ErrorCode, ExecRequest, RunRequest};
+use cowslip_model::api::{
+    BuildStepRequest, ErrorBody, ErrorCode, ExecRequest, ForwardRequest, RunRequest,
+};
 
 use super::Api;
 use crate::error::ApiError;
@@ -28,6 +30,28 @@ pub(crate) async fn exec(
         upgrade,
         async move |api, request: ExecRequest, session| {
             api.engine.exec(&name, request, session).await;
+        },
+    )
+}
+
+/// A connection to a port of a running sandbox's loopback. A WebSocket; the first text message is a `ForwardRequest`,
+/// and the first answer `connected` or `failed`. A client that goes away without `stdin_end` breaks the connection off.
+#[utoipa::path(get, path = "/v1/sandboxes/{sandbox}/forward", tag = "sessions",
+    params(("sandbox" = String, Path, description = "name or id")),
+    responses(
+        (status = SWITCHING_PROTOCOLS, description = "a session"),
+        (status = "default", body = ErrorBody),
+    ))]
+pub(crate) async fn forward(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    open(
+        api,
+        upgrade,
+        async move |api, request: ForwardRequest, session| {
+            api.engine.forward(&name, request, session).await;
         },
     )
 }
