@@ -35,6 +35,7 @@ mod strays;
 mod tests;
 pub mod usage;
 
+use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -163,6 +164,17 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When it is gone, or open already.
     fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError>;
+
+    /// Sockets that do not block, at an address in a network namespace: for datagrams and for connections. The namespace
+    /// lasts for as long as they do.
+    ///
+    /// # Errors
+    /// When it is gone, or the port is taken.
+    fn listen_in(
+        &self,
+        netns: &NetnsSpec,
+        address: SocketAddrV4,
+    ) -> Result<(UdpSocket, TcpListener), HostError>;
 
     /// Gives a network namespace other rules, all at once.
     ///

@@ -1,5 +1,6 @@
 //! The real host: dispatches to the file of each kind.
 
+use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
@@ -200,6 +201,15 @@ impl Host for LinuxHost {
     fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError> {
         self.own_netns(netns)?;
         netns::open_tap(netns)
+    }
+
+    fn listen_in(
+        &self,
+        netns: &NetnsSpec,
+        address: SocketAddrV4,
+    ) -> Result<(UdpSocket, TcpListener), HostError> {
+        self.own_netns(netns)?;
+        netns::listen(netns, address)
     }
 
     fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {

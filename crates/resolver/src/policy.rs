@@ -16,7 +16,7 @@ pub struct Policy(Arc<Words>);
 struct Words {
     /// Names that are allowed, each with the index of its rule.
     allow: Vec<(usize, HostPattern)>,
-    /// Whether there is any allowing rule, so that nothing else is allowed.
+    /// Whether there are allowing rules and none of them opens the whole internet, so that no other name is allowed.
     listed: bool,
     deny: Vec<HostPattern>,
     closed: Vec<Ipv4Net>,
@@ -44,6 +44,9 @@ impl Policy {
             Destination::Host(pattern) => Some(pattern.clone()),
             Destination::Net(_) => None,
         };
+        // One who may reach every address learns nothing from a name, and tells nobody more than he could anyway.
+        let opens_internet =
+            |rule: &NetworkRule| matches!(rule.to, Destination::Net(net) if net.prefix_len() == 0);
         let closed: Vec<Ipv4Net> = CLOSED.iter().chain(closed).copied().collect();
         let names_closed = |rule: &NetworkRule| match rule.to {
             Destination::Net(net) if closed.iter().any(|closed| closed.contains(&net)) => Some(net),
@@ -54,7 +57,7 @@ impl Policy {
                 .zip(&spec.allow)
                 .filter_map(|(index, rule)| Some((index, pattern(rule)?)))
                 .collect(),
-            listed: !spec.allow.is_empty(),
+            listed: !spec.allow.is_empty() && !spec.allow.iter().any(opens_internet),
             deny: spec.deny.iter().filter_map(pattern).collect(),
             opened: spec.allow.iter().filter_map(names_closed).collect(),
             closed,

@@ -1,6 +1,7 @@
 //! The simulated host: the same refusals as Linux, in memory.
 
 use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
@@ -279,6 +280,26 @@ impl Host for SimHost {
         self.own(&netns.path)?;
         let opened = std::fs::File::open(null).map_err(HostError::path("open", null))?;
         Ok(opened.into())
+    }
+
+    /// Sockets of this machine's loopback, which nobody speaks to.
+    fn listen_in(
+        &self,
+        netns: &NetnsSpec,
+        _address: SocketAddrV4,
+    ) -> Result<(UdpSocket, TcpListener), HostError> {
+        self.own(&netns.path)?;
+        self.step("host: listen in network", |_| {
+            let bind = || {
+                let loopback = (Ipv4Addr::LOCALHOST, 0);
+                let (udp, tcp) = (UdpSocket::bind(loopback)?, TcpListener::bind(loopback)?);
+                udp.set_nonblocking(true)?;
+                tcp.set_nonblocking(true)?;
+                Ok((udp, tcp))
+            };
+            let bound: std::io::Result<_> = bind();
+            bound.map_err(HostError::path("listen in the network", &netns.path))
+        })
     }
 
     fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {

@@ -33,6 +33,7 @@ use crate::error::EngineError;
 use crate::{Engine, blocking};
 
 pub(crate) use ports::refuse_taken;
+pub(crate) use resolver::Resolvers;
 pub(crate) use spare::{Slots, Spares};
 
 /// What an engine knows of the host's rules.
@@ -121,7 +122,11 @@ impl Engine {
                 guest: GUEST,
                 publish: network.publish.clone(),
             },
-            NetworkMode::Nat => NetworkTo::Namespace(self.make_namespace(record).await?),
+            NetworkMode::Nat => {
+                let netns = self.make_namespace(record).await?;
+                self.serve_names(record.id, network, &netns).await?;
+                NetworkTo::Namespace(netns)
+            }
         };
         Ok(Some(NetworkInterface {
             mac: GUEST_MAC,
@@ -165,6 +170,8 @@ impl Engine {
             addresses: self.addresses(slot)?,
             range,
             resolver: self.upstream_of(spec),
+            opened: &[],
+            log: self.site.host.has_packet_log()?,
         };
         Ok(inside.to_string())
     }

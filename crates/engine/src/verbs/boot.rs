@@ -424,6 +424,7 @@ impl Engine {
     pub(crate) async fn end_machine(&self, id: SandboxId) -> Result<(), EngineError> {
         self.live.remove(id);
         self.water.thaw(id);
+        self.end_names(id).await;
         let site = self.site.clone();
         let unwound = blocking(move || unwind(&site, Owner::Machine(id))).await?;
         self.unpublish().await;

@@ -114,9 +114,13 @@ impl Engine {
         let Some(netns) = self.netns_of(record.id)? else {
             return Ok(());
         };
-        let rules = self.inside(&record.spec.network, record.slot)?;
-        let host = Arc::clone(&self.site.host);
-        blocking(move || host.reload_netns(&netns, &rules)).await??;
+        let network = &record.spec.network;
+        let rules = self.inside(network, record.slot)?;
+        // Nothing is opened by the old rules any more once the new ones are there.
+        self.end_names(record.id).await;
+        let (host, within) = (Arc::clone(&self.site.host), netns.clone());
+        blocking(move || host.reload_netns(&within, &rules)).await??;
+        self.serve_names(record.id, network, &netns).await?;
         self.load_host_rules().await
     }
 
@@ -128,12 +132,16 @@ impl Engine {
         .map(drop)
     }
 
-    /// Ends a change of rules that an earlier engine had begun, at a machine that runs.
-    pub(crate) async fn finish_network(&self, record: &SandboxRecord) -> Result<(), EngineError> {
-        if !record.network_pending {
-            return Ok(());
+    /// Takes over the network of a machine that an earlier engine started: ends a change of its rules that had begun, and
+    /// answers its guest's questions.
+    pub(crate) async fn adopt_network(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        if record.network_pending {
+            self.put_under_rules(record).await?;
+            return self.settle_network(record.id);
         }
-        self.put_under_rules(record).await?;
-        self.settle_network(record.id)
+        match self.netns_of(record.id)? {
+            Some(netns) => self.serve_names(record.id, &record.spec.network, &netns).await,
+            None => Ok(()),
+        }
     }
 }

@@ -43,6 +43,7 @@ impl Engine {
     pub async fn assemble(parts: Parts) -> (Arc<Self>, Recovered) {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let engine = Arc::new(Self {
+            resolvers: crate::network::Resolvers::new(&parts.config),
             config: parts.config,
             site: parts.site,
             volumes: parts.volumes,

@@ -252,7 +252,7 @@ impl Engine {
                 tracing::warn!(sandbox = %record.name, %error, "the guest does not answer yet");
             }
         }
-        self.finish_network(record).await?;
+        self.adopt_network(record).await?;
         self.keep_running(id, "adopt: publish")?;
         self.live.insert(id, Arc::clone(&live));
         self.watch(id, Arc::clone(&live));

@@ -15,7 +15,7 @@ mod rules;
 
 use std::collections::HashSet;
 use std::error::Error as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -115,6 +115,22 @@ pub(crate) fn open_tap(spec: &NetnsSpec) -> Result<OwnedFd, HostError> {
     let tap = &spec.tap.name;
     let opened = namespace::enter(&spec.path, || link::attach(tap))?;
     Ok(opened.map_err(link::failed("open", tap))?.into())
+}
+
+/// Sockets for questions at an address of the namespace: for datagrams and for connections, at the same port.
+pub(crate) fn listen(
+    spec: &NetnsSpec,
+    address: SocketAddrV4,
+) -> Result<(UdpSocket, TcpListener), HostError> {
+    let bind = || {
+        let udp = UdpSocket::bind(address)?;
+        let tcp = TcpListener::bind(address)?;
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok((udp, tcp))
+    };
+    let bound: std::io::Result<_> = namespace::enter(&spec.path, bind)?;
+    bound.map_err(HostError::path("listen in the network", &spec.path))
 }
 
 /// Why no networks can be made here, if so.

@@ -192,11 +192,12 @@ impl NetworkSpec {
         }
     }
 
-    /// Whether a name stands in its rules, so that its guest may ask for addresses only here.
+    /// Whether its rules say which names its guest may ask for: an allow-list does, of names or not (R67), and so does a
+    /// denied name.
     #[must_use]
-    pub fn has_names(&self) -> bool {
+    pub fn governs_names(&self) -> bool {
         let named = |rule: &NetworkRule| matches!(rule.to, Destination::Host(_));
-        self.allow.iter().chain(&self.deny).any(named)
+        !self.allow.is_empty() || self.deny.iter().any(named)
     }
 }
 
@@ -324,7 +325,7 @@ mod tests {
         });
         let spec: NetworkSpec = serde_json::from_value(text.clone()).unwrap();
         assert_eq!(serde_json::to_value(&spec).unwrap(), text);
-        assert!(spec.has_names());
+        assert!(spec.governs_names());
         let empty: NetworkSpec = serde_json::from_str("{}").unwrap();
         assert_eq!(empty, NetworkSpec::default());
         assert!(serde_json::from_str::<NetworkSpec>("{\"alow\": []}").is_err());
