@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Exec(commands::exec::Exec),
     /// Open a shell in a running sandbox
     Shell(commands::exec::Shell),
+    /// Let ports of this host lead to ports of a running sandbox
+    Forward(commands::forward::Forward),
     /// Copy files between a sandbox and this host
     Cp(commands::cp::Cp),
     /// Take checkpoints of running sandboxes, and keep them
@@ -260,6 +262,8 @@ mod tests {
             ("cowslip fork base --count 0", "0 is not in"),
             ("cowslip rm", "SANDBOX"),
             ("cowslip exec web", "CMD"),
+            ("cowslip forward web", "GUESTPORT"),
+            ("cowslip forward web 80", "two ports"),
         ] {
             let error = Cli::try_parse_from(line.split_whitespace())
                 .unwrap_err()

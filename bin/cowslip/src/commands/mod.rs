@@ -8,6 +8,7 @@ pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod forward;
 pub(crate) mod host;
 pub(crate) mod inspect;
 pub(crate) mod kernel;
@@ -90,6 +91,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Logs(verb) => verb.run(context).await,
         Command::Exec(verb) => verb.run(context).await,
         Command::Shell(verb) => verb.run(context).await,
+        Command::Forward(verb) => verb.run(context).await,
         Command::Cp(verb) => verb.run(context).await,
         Command::Checkpoint(verb) => verb.run(context).await,
         Command::Fork(verb) => verb.run(context).await,

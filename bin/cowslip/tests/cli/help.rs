@@ -14,6 +14,7 @@ fn help_of_every_command() {
         &["logs"],
         &["exec"],
         &["shell"],
+        &["forward"],
         &["cp"],
         &["checkpoint"],
         &["checkpoint", "create"],

@@ -7,6 +7,7 @@ mod copies;
 mod engine;
 mod failures;
 mod fake;
+mod forward;
 mod help;
 mod init;
 mod objects;

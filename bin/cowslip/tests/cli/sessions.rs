@@ -23,7 +23,12 @@ where
     Fake::new(
         Router::new()
             .route("/v1/run", get(open.clone()))
-            .route("/v1/sandboxes/{id}/exec", get(open)),
+            .route("/v1/sandboxes/{id}/exec", get(open.clone()))
+            .route("/v1/sandboxes/{id}/forward", get(open))
+            .route(
+                "/v1/sandboxes/{id}",
+                get(async || axum::Json(sandbox(0xab, "web", "running", then()))),
+            ),
     )
 }
 

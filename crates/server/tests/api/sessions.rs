@@ -39,6 +39,14 @@ async fn a_session_that_cannot_be_says_why_and_closes() {
     assert_eq!(failure(&mut socket).await.code, ErrorCode::NotFound);
     assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
 
+    let mut socket = open(&served, "/v1/sandboxes/nope/forward").await;
+    socket
+        .send(Message::text(json!({ "port": 80 }).to_string()))
+        .await
+        .unwrap();
+    assert_eq!(failure(&mut socket).await.code, ErrorCode::NotFound);
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+
     let mut socket = open(&served, "/v1/run").await;
     socket
         .send(Message::text(

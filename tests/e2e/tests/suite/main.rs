@@ -11,6 +11,7 @@ mod crash;
 mod exec;
 mod files;
 mod flatten;
+mod forward;
 mod images;
 mod input;
 mod lifecycle;
