@@ -51,7 +51,7 @@ use crate::guest::Guests;
 use crate::images::Images;
 use crate::live::LiveTable;
 use crate::locks::Locks;
-use crate::network::{Networks, Resolvers, Spares};
+use crate::network::{Listeners, Networks, Resolvers, Spares};
 use crate::parts::Monitors;
 use crate::water::Water;
 
@@ -72,6 +72,7 @@ pub struct Engine {
     networks: Networks,
     spares: Arc<Spares>,
     resolvers: Resolvers,
+    listeners: Listeners,
     /// Rung when a verb finds space that the last look did not: guests that stand still may go on.
     space_found: Arc<Notify>,
     locks: Locks<SandboxId>,

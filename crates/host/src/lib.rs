@@ -153,6 +153,12 @@ pub trait Host: Send + Sync + 'static {
     /// When the setting cannot be read or written.
     fn set_forwarding(&self, really: bool) -> Result<bool, HostError>;
 
+    /// Chains of other tables that drop what nobody else lets pass from one interface to another, in words.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError>;
+
     /// Who listens on a port that is to be published, in words; none: nobody.
     ///
     /// # Errors

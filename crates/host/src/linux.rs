@@ -194,6 +194,10 @@ impl Host for LinuxHost {
         netns::set_forwarding(really)
     }
 
+    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError> {
+        netns::forwarding_is_dropped()
+    }
+
     fn port_holder(&self, port: &PublishedPort) -> Result<Option<String>, HostError> {
         netns::port_holder(port)
     }

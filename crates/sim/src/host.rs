@@ -271,6 +271,10 @@ impl Host for SimHost {
         Ok(false)
     }
 
+    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError> {
+        Ok(Vec::new())
+    }
+
     fn port_holder(&self, _port: &PublishedPort) -> Result<Option<String>, HostError> {
         Ok(None)
     }

@@ -8,13 +8,14 @@
 //!
 //! A sandbox's slot is its number for its uid and its addresses alike: taken with its record, free with it.
 
+mod denied;
 mod ports;
 mod resolver;
 mod spare;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cowslip_host::process::mark_prefix;
 use cowslip_host::{Netns, NetnsSpec, TapSpec};
@@ -32,6 +33,7 @@ use crate::config::NetworkChoice;
 use crate::error::EngineError;
 use crate::{Engine, blocking};
 
+pub(crate) use denied::Listeners;
 pub(crate) use ports::refuse_taken;
 pub(crate) use resolver::Resolvers;
 pub(crate) use spare::{Slots, Spares};
@@ -41,6 +43,8 @@ pub(crate) use spare::{Slots, Spares};
 pub(crate) struct Networks {
     /// The rules that it loaded last; none: it has loaded none yet. Held while they are replaced.
     loaded: tokio::sync::Mutex<Option<String>>,
+    /// Whether rules may log packets, once that is known.
+    log: OnceLock<bool>,
 }
 
 /// What a guest with such a network is told of it: the same as every other.
@@ -112,7 +116,7 @@ impl Engine {
 
     /// Makes what the machine of a sandbox is connected to.
     pub(crate) async fn make_network(
-        &self,
+        self: &Arc<Self>,
         record: &SandboxRecord,
     ) -> Result<Option<NetworkInterface>, EngineError> {
         let network = &record.spec.network;
@@ -124,7 +128,9 @@ impl Engine {
             },
             NetworkMode::Nat => {
                 let netns = self.make_namespace(record).await?;
+                self.shape(network, record.spec.vmm, &netns).await?;
                 self.serve_names(record.id, network, &netns).await?;
+                self.listen_for_denied(record.id, &netns);
                 NetworkTo::Namespace(netns)
             }
         };
@@ -162,6 +168,21 @@ impl Engine {
         Ok(spec)
     }
 
+    /// Keeps a guest to its bandwidth. Firecracker does so itself.
+    async fn shape(
+        &self,
+        network: &NetworkSpec,
+        vmm: MonitorKind,
+        netns: &NetnsSpec,
+    ) -> Result<(), EngineError> {
+        let Some(bandwidth) = network.limits.bandwidth.filter(|_| vmm == MonitorKind::Qemu) else {
+            return Ok(());
+        };
+        let (host, netns) = (Arc::clone(&self.site.host), netns.clone());
+        blocking(move || host.shape_netns(&netns, Some(bandwidth.bytes()))).await??;
+        Ok(())
+    }
+
     /// The rules inside of a sandbox's namespace.
     pub(crate) fn inside(&self, spec: &NetworkSpec, slot: u32) -> Result<String, EngineError> {
         let range = self.config.network.range;
@@ -171,7 +192,7 @@ impl Engine {
             range,
             resolver: self.upstream_of(spec),
             opened: &[],
-            log: self.site.host.has_packet_log()?,
+            log: self.has_packet_log()?,
         };
         Ok(inside.to_string())
     }

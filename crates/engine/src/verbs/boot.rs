@@ -129,7 +129,7 @@ impl Engine {
     /// Starts the machine of `record` on the volume whose top is `top`. On failure the machine is
     /// unwound, and what could not be released is part of the error.
     pub(crate) async fn start_machine(
-        &self,
+        self: &Arc<Self>,
         record: &SandboxRecord,
         top: LayerId,
         from: Origin<'_>,
@@ -150,7 +150,7 @@ impl Engine {
     }
 
     async fn try_start_machine(
-        &self,
+        self: &Arc<Self>,
         record: &SandboxRecord,
         top: LayerId,
         from: Origin<'_>,
@@ -425,6 +425,7 @@ impl Engine {
         self.live.remove(id);
         self.water.thaw(id);
         self.end_names(id).await;
+        self.listeners.end(id);
         let site = self.site.clone();
         let unwound = blocking(move || unwind(&site, Owner::Machine(id))).await?;
         self.unpublish().await;

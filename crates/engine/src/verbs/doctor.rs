@@ -41,6 +41,7 @@ impl Engine {
             self.check_kernel(),
             self.check_disk(),
             self.check_isolation(),
+            self.check_network(),
             self.check_imports(),
             self.check_prepared(),
         ]);

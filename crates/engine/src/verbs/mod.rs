@@ -8,6 +8,7 @@ mod checkpoint;
 mod create;
 mod diff;
 mod doctor;
+mod doctor_network;
 mod events;
 mod exec;
 mod expire;

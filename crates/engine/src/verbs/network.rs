@@ -31,7 +31,7 @@ impl Engine {
     }
 
     async fn set_network_locked(
-        &self,
+        self: &Arc<Self>,
         id: SandboxId,
         rules: NetworkRules,
     ) -> Result<SandboxRecord, EngineError> {
@@ -69,17 +69,15 @@ impl Engine {
             return Ok(record);
         }
         match self.put_under_rules(&record).await {
-            Ok(()) => self.change(
-                id,
-                "network: publish",
-                Synchronous::Normal,
-                |sandbox, tx| {
+            Ok(()) => {
+                let step = "network: publish";
+                self.change(id, step, Synchronous::Normal, |sandbox, tx| {
                     sandbox.network_pending = false;
                     let detail = serde_json::json!({ "network": new });
                     tx.emit("sandbox.network", id, Some(&sandbox.name), detail)
                         .map(Some)
-                },
-            ),
+                })
+            }
             Err(error) => {
                 let back = async {
                     let record = self.record_network(id, old, true)?;
@@ -110,7 +108,7 @@ impl Engine {
     }
 
     /// Makes the rules of a running machine those of its sandbox's record.
-    async fn put_under_rules(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+    async fn put_under_rules(self: &Arc<Self>, record: &SandboxRecord) -> Result<(), EngineError> {
         let Some(netns) = self.netns_of(record.id)? else {
             return Ok(());
         };
@@ -121,6 +119,7 @@ impl Engine {
         let (host, within) = (Arc::clone(&self.site.host), netns.clone());
         blocking(move || host.reload_netns(&within, &rules)).await??;
         self.serve_names(record.id, network, &netns).await?;
+        self.listen_for_denied(record.id, &netns);
         self.load_host_rules().await
     }
 
@@ -134,14 +133,16 @@ impl Engine {
 
     /// Takes over the network of a machine that an earlier engine started: ends a change of its rules that had begun, and
     /// answers its guest's questions.
-    pub(crate) async fn adopt_network(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+    pub(crate) async fn adopt_network(
+        self: &Arc<Self>, record: &SandboxRecord) -> Result<(), EngineError> {
         if record.network_pending {
             self.put_under_rules(record).await?;
             return self.settle_network(record.id);
         }
-        match self.netns_of(record.id)? {
-            Some(netns) => self.serve_names(record.id, &record.spec.network, &netns).await,
-            None => Ok(()),
-        }
+        let Some(netns) = self.netns_of(record.id)? else {
+            return Ok(());
+        };
+        self.serve_names(record.id, &record.spec.network, &netns).await?;
+        self.listen_again(record.id, &netns).await
     }
 }

@@ -55,6 +55,7 @@ impl Engine {
             water: crate::water::Water::default(),
             networks: crate::network::Networks::default(),
             spares: Arc::default(),
+            listeners: crate::network::Listeners::default(),
             space_found: Arc::default(),
             locks: Locks::default(),
             completing: Locks::default(),

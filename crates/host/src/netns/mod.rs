@@ -28,6 +28,7 @@ use crate::error::HostError;
 use crate::file::Inode;
 
 pub(crate) use ports::holder as port_holder;
+pub(crate) use rules::forwarding_is_dropped;
 
 /// The kind.
 #[derive(Debug)]

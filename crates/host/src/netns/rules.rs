@@ -29,6 +29,30 @@ pub(super) fn load(script: &str) -> Result<(), HostError> {
     run(&path, script).map_err(|source| HostError::Rules { source })
 }
 
+/// Chains of this thread's namespace that drop what nobody else lets pass from one interface to another.
+pub(crate) fn forwarding_is_dropped() -> Result<Vec<String>, HostError> {
+    let path = nft().ok_or(HostError::NoNft)?;
+    let output = Command::new(path)
+        .args(["-j", "list", "chains"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| HostError::Rules { source })?;
+    Ok(dropping(&output.stdout))
+}
+
+/// Those of a list of chains in JSON.
+fn dropping(list: &[u8]) -> Vec<String> {
+    let list: serde_json::Value = serde_json::from_slice(list).unwrap_or_default();
+    let objects = list["nftables"].as_array().cloned().unwrap_or_default();
+    let chains = objects.iter().filter_map(|object| object.get("chain"));
+    let word = |chain: &serde_json::Value, key: &str| chain[key].as_str().unwrap_or_default().to_owned();
+    chains
+        .filter(|chain| word(chain, "hook") == "forward" && word(chain, "policy") == "drop")
+        .map(|chain| ["family", "table", "name"].map(|key| word(chain, key)).join(" "))
+        .collect()
+}
+
 fn run(path: &Path, script: &str) -> std::io::Result<()> {
     // A child is born into the namespace of the thread that starts it.
     let mut child = Command::new(path)
@@ -50,4 +74,20 @@ fn run(path: &Path, script: &str) -> std::io::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     let line = said.lines().next().unwrap_or("nft said nothing").to_owned();
     Err(std::io::Error::other(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_firewall_that_drops_what_is_forwarded_is_named() {
+        let list = br#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}},
+            {"chain": {"family": "inet", "table": "cowslip-1", "name": "forward", "hook": "forward", "policy": "accept"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}]}"#;
+        assert_eq!(dropping(list), ["ip filter FORWARD"]);
+        assert_eq!(dropping(b""), [""; 0]);
+    }
 }

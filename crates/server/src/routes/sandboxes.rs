@@ -33,7 +33,7 @@ pub(crate) async fn create(
     params(("sandbox" = String, Path, description = "name or id")),
     responses((status = OK, body = Sandbox), (status = "default", body = ErrorBody)))]
 pub(crate) async fn inspect(State(api): State<Api>, Path(name): Path<String>) -> Answer<Sandbox> {
-    Ok(Json(api.engine.sandbox(&name)?))
+    Ok(Json(api.engine.inspect(&name).await?))
 }
 
 /// Puts a sandbox under other network rules, in place of all that it was under. Connections that are not allowed any more

@@ -1,0 +1,149 @@
+//! What the rules stop: counted by the kernel, and the first of it told as an event.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use cowslip_host::{DeniedPacket, NetnsSpec};
+use cowslip_ledger::{SandboxRecord, Synchronous};
+use cowslip_model::{NetworkMode, SandboxId, SandboxState, api};
+use cowslip_network::{DENIED, LOG_GROUP, TABLE};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::EngineError;
+use crate::{Engine, blocking};
+
+/// Who listens for the first packet that is denied to a machine.
+#[derive(Default)]
+pub(crate) struct Listeners(Mutex<HashMap<SandboxId, CancellationToken>>);
+
+impl Listeners {
+    /// Listens to a machine no more.
+    pub(crate) fn end(&self, id: SandboxId) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = all.remove(&id) {
+            listener.cancel();
+        }
+    }
+
+    fn begin(&self, id: SandboxId) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = all.insert(id, token.clone()) {
+            before.cancel();
+        }
+        token
+    }
+}
+
+/// A protocol in words.
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        other => format!("protocol {other}"),
+    }
+}
+
+impl Engine {
+    /// One sandbox, with what its network has counted.
+    ///
+    /// # Errors
+    /// When there is none, or the host does not tell.
+    pub async fn inspect(&self, reference: &str) -> Result<api::Sandbox, EngineError> {
+        let record = self.find_sandbox(reference)?;
+        let mut sandbox = self.view_sandbox(&record)?;
+        if record.state == SandboxState::Running && record.spec.network.mode == NetworkMode::Nat {
+            sandbox.network.denied_packets = self.denied(record.id).await?;
+        }
+        Ok(sandbox)
+    }
+
+    /// Packets that were denied to a machine since its rules were set.
+    async fn denied(&self, id: SandboxId) -> Result<Option<u64>, EngineError> {
+        let Some(netns) = self.netns_of(id)? else {
+            return Ok(None);
+        };
+        let host = Arc::clone(&self.site.host);
+        match blocking(move || host.count(&netns, TABLE, DENIED)).await? {
+            Ok(count) => Ok(Some(count.packets)),
+            // A machine that ends meanwhile has none.
+            Err(_) if self.netns_of(id)?.is_none() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells of the first packet that is denied to a machine from now on, where this host can tell.
+    pub(crate) fn listen_for_denied(self: &Arc<Self>, id: SandboxId, netns: &NetnsSpec) {
+        self.listeners.end(id);
+        let has_log = self.has_packet_log();
+        let log = has_log.and_then(|has| match has {
+            true => Ok(Some(self.site.host.denied_log(netns, LOG_GROUP)?)),
+            false => Ok(None),
+        });
+        let mut log = match log {
+            Ok(Some(log)) => log,
+            Ok(None) => return,
+            Err(error) => {
+                // What is denied is counted all the same.
+                tracing::warn!(sandbox = %id, %error, "listen for what its network denies");
+                return;
+            }
+        };
+        let until = self.listeners.begin(id);
+        let engine = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let first = until.run_until_cancelled(log.next()).await;
+            // Its namespace goes only when nobody listens in it.
+            drop(log);
+            match first {
+                Some(Ok(packet)) => tell(&engine, id, &packet),
+                Some(Err(error)) => {
+                    tracing::debug!(sandbox = %id, %error, "listen for what its network denies");
+                }
+                None => {}
+            }
+        });
+    }
+
+    /// The same at a machine that an earlier engine started, unless that one had something to tell.
+    pub(crate) async fn listen_again(
+        self: &Arc<Self>,
+        id: SandboxId,
+        netns: &NetnsSpec,
+    ) -> Result<(), EngineError> {
+        if self.denied(id).await? == Some(0) {
+            self.listen_for_denied(id, netns);
+        }
+        Ok(())
+    }
+
+    /// Whether rules may log what they deny.
+    pub(crate) fn has_packet_log(&self) -> Result<bool, EngineError> {
+        if let Some(known) = self.networks.log.get() {
+            return Ok(*known);
+        }
+        let found = self.site.host.has_packet_log()?;
+        Ok(*self.networks.log.get_or_init(|| found))
+    }
+}
+
+fn tell(engine: &Weak<Engine>, id: SandboxId, packet: &DeniedPacket) {
+    let Some(engine) = engine.upgrade() else { return };
+    let told = engine.site.ledger.write("network: denied", Synchronous::Normal, |tx| {
+        let found: Option<SandboxRecord> = tx.sandbox(id)?;
+        let Some(record) = found else { return Ok(None) };
+        let detail = serde_json::json!({
+            "protocol": protocol(packet.protocol),
+            "destination": packet.destination,
+            "port": packet.port,
+        });
+        let event = tx.emit("sandbox.denied", id, Some(&record.name), detail)?;
+        Ok::<_, EngineError>(Some(event))
+    });
+    match told {
+        Ok(Some(event)) => engine.announce(event),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(sandbox = %id, %error, "tell what was denied first"),
+    }
+}
