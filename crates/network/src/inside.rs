@@ -329,7 +329,10 @@ impl fmt::Display for Inside<'_> {
              \t\tiifname lo accept\n\
              \t\tct state established,related accept\n\
              \t\tiifname {TAP} ip saddr {GUEST} ip daddr {GATEWAY} icmp type echo-request accept\n\
-             \t\tiifname {TAP} ip saddr {GUEST} ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept\n\t}}"
+             \t\tiifname {TAP} ip saddr {GUEST} ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept\n\t}}\n\
+             \tchain output {{\n\
+             \t\ttype filter hook output priority filter; policy drop;\n\
+             \t\toifname {{ lo, {TAP} }} accept comment \"never to the host: the monitor is in here\"\n\t}}"
         )?;
         let mut prerouting = lines(&["type nat hook prerouting priority dstnat; policy accept;"]);
         prerouting.extend(self.prerouting());

@@ -119,7 +119,8 @@ impl fmt::Display for HostRules<'_> {
              \tchain input {{\n\
              \t\ttype filter hook input priority filter; policy accept;\n\
              \t\tiifname {links} ct state established,related accept\n\
-             \t\tiifname {links} drop comment \"the host itself\"\n\t}}\n}}"
+             \t\tiifname {links} meta l4proto tcp reject with tcp reset comment \"the host itself\"\n\
+             \t\tiifname {links} reject with icmp type admin-prohibited\n\t}}\n}}"
         )
     }
 }

@@ -172,7 +172,7 @@ fn first_server(text: &str) -> Option<Ipv4Addr> {
     usable(text.lines().filter_map(server))
 }
 
-/// The first of IPv4, if packets can be passed on to it: one on the host's loopback hears nobody else.
+/// The first of IPv4, if packets can be passed on to it: one of this host's own addresses is closed to guests.
 fn usable(servers: impl Iterator<Item = IpAddr>) -> Option<Ipv4Addr> {
     let mut servers = servers.filter_map(|server| match server {
         IpAddr::V4(address) => Some(address),
@@ -180,7 +180,8 @@ fn usable(servers: impl Iterator<Item = IpAddr>) -> Option<Ipv4Addr> {
     });
     servers
         .next()
-        .filter(|address| !address.is_loopback() && !address.is_unspecified())
+        // Only an address of this host can be bound.
+        .filter(|address| std::net::UdpSocket::bind((*address, 0)).is_err())
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ fn without_a_word_the_internet_is_open_and_nothing_else() {
         Some(HOST_PRIVATE.to_string())
     );
     assert_eq!(lab.seen("guest", RESOLVER, 80), None);
+    // What runs beside the guest in its namespace is held to more, not to less: a monitor that was taken over.
+    assert_eq!(lab.seen("sandbox", SITE, 80), None);
     // Nobody outside gets in, not even who knows the way.
     for port in [80, 22] {
         assert_eq!(lab.seen("site", link.sandbox, port), None);
