@@ -49,7 +49,7 @@ fn error(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-fn failed(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> HostError {
+pub(super) fn failed(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> HostError {
     let name = name.to_owned();
     move |source| HostError::Interface {
         operation,
