@@ -56,7 +56,7 @@ pub use layout::Layout;
 pub use linux::LinuxHost;
 pub use loops::{Loop, LoopHold, LoopIdentity, LoopSpec};
 pub use mount::{Mount, MountSpec};
-pub use netns::{Netns, NetnsSpec, TapSpec};
+pub use netns::{Count, DeniedLog, DeniedPacket, Element, Netns, NetnsSpec, TapSpec};
 pub use process::{Launch, Process, ProcessIdentity, ProcessSpec};
 pub use site::Site;
 pub use socket::{Socket, SocketSpec};
@@ -193,6 +193,49 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When they are refused; it has the old ones then.
     fn load_host_rules(&self, rules: &str) -> Result<(), HostError>;
+
+    /// Puts addresses into sets of a table of a network namespace, all at once. Those that are there stay for as long as
+    /// is said now.
+    ///
+    /// # Errors
+    /// When the table or a set is not there; nothing is in the sets then that was not there before.
+    fn open_addresses(
+        &self,
+        netns: &NetnsSpec,
+        table: &str,
+        elements: &[Element],
+    ) -> Result<(), HostError>;
+
+    /// What a counter of a table of a network namespace has counted since its rules were loaded.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError>;
+
+    /// Forgets all connections of a network namespace: what comes of them next begins new ones.
+    ///
+    /// # Errors
+    /// When the namespace is not there, or the kernel cannot.
+    fn forget_connections(&self, netns: &NetnsSpec) -> Result<(), HostError>;
+
+    /// Packets that the rules of a network namespace log to a group: from now on, and to nobody else. To be called in a
+    /// runtime of tokio. The namespace lasts for as long as this is listened to.
+    ///
+    /// # Errors
+    /// When the namespace is not there, the kernel has no log, or somebody listens to the group.
+    fn denied_log(&self, netns: &NetnsSpec, group: u16) -> Result<DeniedLog, HostError>;
+
+    /// Whether rules may log packets. A kernel that cannot refuses rules that do.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    fn has_packet_log(&self) -> Result<bool, HostError>;
+
+    /// Lets so many bytes pass through a network namespace in a second, in each direction; none: as many as it goes.
+    ///
+    /// # Errors
+    /// When the namespace is not there, or the kernel has no token buckets.
+    fn shape_netns(&self, netns: &NetnsSpec, bandwidth: Option<u64>) -> Result<(), HostError>;
 
     /// Whether what `row` names is there, and is ours.
     ///

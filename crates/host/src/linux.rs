@@ -18,7 +18,7 @@ use crate::file::{self, Content, File, Inode};
 use crate::layout::Layout;
 use crate::loops::{self, Loop, LoopHold};
 use crate::mount::{self, Mount};
-use crate::netns::{self, Netns, NetnsSpec};
+use crate::netns::{self, Count, DeniedLog, Element, Netns, NetnsSpec};
 use crate::process::{self, Launch, Process};
 use crate::socket::{self, Socket};
 use crate::{Head, Host, head, publish, strays, usage};
@@ -223,6 +223,40 @@ impl Host for LinuxHost {
 
     fn load_host_rules(&self, rules: &str) -> Result<(), HostError> {
         netns::load_host_rules(rules)
+    }
+
+    fn open_addresses(
+        &self,
+        netns: &NetnsSpec,
+        table: &str,
+        elements: &[Element],
+    ) -> Result<(), HostError> {
+        self.own_netns(netns)?;
+        netns::open_addresses(netns, table, elements)
+    }
+
+    fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError> {
+        self.own_netns(netns)?;
+        netns::count(netns, table, counter)
+    }
+
+    fn forget_connections(&self, netns: &NetnsSpec) -> Result<(), HostError> {
+        self.own_netns(netns)?;
+        netns::forget_connections(netns)
+    }
+
+    fn denied_log(&self, netns: &NetnsSpec, group: u16) -> Result<DeniedLog, HostError> {
+        self.own_netns(netns)?;
+        netns::denied_log(netns, group)
+    }
+
+    fn has_packet_log(&self) -> Result<bool, HostError> {
+        netns::has_packet_log()
+    }
+
+    fn shape_netns(&self, netns: &NetnsSpec, bandwidth: Option<u64>) -> Result<(), HostError> {
+        self.own_netns(netns)?;
+        netns::shape(netns, bandwidth)
     }
 
     fn probe(&self, row: &HandleRow) -> Result<Presence, HostError> {

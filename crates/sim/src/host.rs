@@ -12,8 +12,9 @@ use cowslip_host::mount::MountIdentity;
 use cowslip_host::process::mark;
 use cowslip_host::usage::Space;
 use cowslip_host::{
-    Cgroup, Content, Device, DeviceSpec, Directory, File, Head, Host, HostError, Launch, Layout,
-    Loop, LoopHold, Mount, Netns, NetnsSpec, Process, ProcessSpec, Segment, Socket,
+    Cgroup, Content, Count, DeniedLog, Device, DeviceSpec, Directory, Element, File, Head, Host,
+    HostError, Launch, Layout, Loop, LoopHold, Mount, Netns, NetnsSpec, Process, ProcessSpec,
+    Segment, Socket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
@@ -67,6 +68,23 @@ impl SimHost {
                 path: path.to_owned(),
             })
         }
+    }
+
+    /// Does something to a network, by its rules. None: it lacks what that needs.
+    fn network<T>(
+        &self,
+        netns: &NetnsSpec,
+        operation: &'static str,
+        act: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, HostError> {
+        let path = &netns.path;
+        self.own(path)?;
+        self.step(&format!("host: {operation}"), |inner| {
+            let file = inner.file(path).map_err(HostError::path("open", path))?;
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            act(&String::from_utf8_lossy(&file.head))
+                .ok_or_else(|| HostError::path(operation, path)(missing))
+        })
     }
 
     /// The sandbox that a mark of this instance names.
@@ -213,6 +231,12 @@ fn release(inner: &mut Inner, named: &Named) -> Result<(), HostError> {
     Ok(())
 }
 
+/// Whether rules have a table with something of that name.
+fn has(rules: &str, table: &str, kind: &str, name: &str) -> bool {
+    rules.contains(&format!("table inet {table} {{"))
+        && rules.contains(&format!("\t{kind} {name} {{"))
+}
+
 /// Device-mapper is proven on a real kernel, in the test VM; this host has none.
 fn no_devices(what: &Path) -> HostError {
     HostError::path("use block devices for", what)(std::io::Error::from(
@@ -257,7 +281,7 @@ impl Host for SimHost {
         self.own(&path)?;
         let inode = self.step("host: make network namespace", |inner| {
             inner
-                .create(&path, Node::File(FileNode::with_bytes(rules.as_bytes())))
+                .create(&path, Node::File(FileNode::whole(rules.as_bytes())))
                 .map_err(HostError::path("make", &path))
         })?;
         Ok(slot.acquired(inode)?)
@@ -307,7 +331,58 @@ impl Host for SimHost {
     }
 
     fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {
-        self.publish(&netns.path, rules.as_bytes())
+        let path = &netns.path;
+        self.own(path)?;
+        self.step("host: reload rules", |inner| {
+            let file = inner
+                .file_mut(path)
+                .map_err(HostError::path("open", path))?;
+            *file = FileNode::whole(rules.as_bytes());
+            Ok(())
+        })
+    }
+
+    fn open_addresses(
+        &self,
+        netns: &NetnsSpec,
+        table: &str,
+        elements: &[Element],
+    ) -> Result<(), HostError> {
+        self.network(netns, "open addresses in the network", |rules| {
+            let known = |element: &Element| has(rules, table, "set", &element.set);
+            elements.iter().all(known).then_some(())
+        })
+    }
+
+    /// Nothing passes here.
+    fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError> {
+        self.network(netns, "read a counter of the network", |rules| {
+            has(rules, table, "counter", counter).then(Count::default)
+        })
+    }
+
+    fn forget_connections(&self, netns: &NetnsSpec) -> Result<(), HostError> {
+        self.network(netns, "forget the connections of the network", |_| Some(()))
+    }
+
+    /// One that [`World::deny`] writes to.
+    fn denied_log(&self, netns: &NetnsSpec, _group: u16) -> Result<DeniedLog, HostError> {
+        const OPERATION: &str = "listen to the log of the network";
+        let path = &netns.path;
+        self.network(netns, OPERATION, |_| Some(()))?;
+        let socket = self
+            .world
+            .listen(path)
+            .map_err(HostError::path(OPERATION, path))?;
+        DeniedLog::new(socket).map_err(HostError::path(OPERATION, path))
+    }
+
+    fn has_packet_log(&self) -> Result<bool, HostError> {
+        self.step("host: look for the log of packets", |_| Ok(true))
+    }
+
+    fn shape_netns(&self, netns: &NetnsSpec, _bandwidth: Option<u64>) -> Result<(), HostError> {
+        self.network(netns, "limit the bandwidth of", |_| Some(()))
     }
 
     fn load_host_rules(&self, _rules: &str) -> Result<(), HostError> {

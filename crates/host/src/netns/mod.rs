@@ -8,10 +8,15 @@
 //! no process is in there. The link bears the mark of its handle as its alias, so that another program's interface of the
 //! same name is left alone.
 
+mod connections;
+mod denied;
 mod link;
 mod namespace;
+mod netlink;
 mod ports;
 mod rules;
+mod shape;
+mod table;
 
 use std::collections::HashSet;
 use std::error::Error as _;
@@ -24,6 +29,8 @@ use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, Reservation, Resource};
 use serde::{Deserialize, Serialize};
 
+pub use self::denied::{DeniedLog, DeniedPacket, log_message};
+pub use self::table::{Count, Element};
 use crate::error::HostError;
 use crate::file::Inode;
 
@@ -174,6 +181,64 @@ pub(crate) fn set_forwarding(really: bool) -> Result<bool, HostError> {
 /// Replaces rules of the host by one transaction.
 pub(crate) fn load_host_rules(rules: &str) -> Result<(), HostError> {
     rules::load(rules)
+}
+
+/// Does something in the namespace of a network.
+fn within<T: Send>(
+    spec: &NetnsSpec,
+    operation: &'static str,
+    work: impl FnOnce() -> std::io::Result<T> + Send,
+) -> Result<T, HostError> {
+    namespace::enter(&spec.path, work)?.map_err(HostError::path(operation, &spec.path))
+}
+
+/// Puts addresses into sets of a table, all at once.
+pub(crate) fn open_addresses(
+    spec: &NetnsSpec,
+    table: &str,
+    elements: &[Element],
+) -> Result<(), HostError> {
+    within(spec, "open addresses in the network", || {
+        table::add(table, elements)
+    })
+}
+
+/// What a counter of a table has counted.
+pub(crate) fn count(spec: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError> {
+    within(spec, "read a counter of the network", || {
+        table::count(table, counter)
+    })
+}
+
+/// Forgets all connections.
+pub(crate) fn forget_connections(spec: &NetnsSpec) -> Result<(), HostError> {
+    within(
+        spec,
+        "forget the connections of the network",
+        connections::forget,
+    )
+}
+
+/// Packets that rules log to a group.
+pub(crate) fn denied_log(spec: &NetnsSpec, group: u16) -> Result<DeniedLog, HostError> {
+    const OPERATION: &str = "listen to the log of the network";
+    let socket = within(spec, OPERATION, || denied::bind(group))?;
+    // In the caller's thread: the other one has no runtime.
+    DeniedLog::new(socket).map_err(HostError::path(OPERATION, &spec.path))
+}
+
+/// Whether rules may log packets: not every kernel has a log.
+pub(crate) fn has_packet_log() -> Result<bool, HostError> {
+    namespace::in_thread(table::may_log)?.map_err(|source| HostError::Rules { source })
+}
+
+/// Lets so many bytes pass in a second, in each direction; none: as many as it goes.
+pub(crate) fn shape(spec: &NetnsSpec, bandwidth: Option<u64>) -> Result<(), HostError> {
+    for name in [&spec.tap.name, &spec.uplink] {
+        namespace::enter(&spec.path, || shape::shape(name, bandwidth))?
+            .map_err(link::failed("limit the bandwidth of", name))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn probe(spec: &NetnsSpec, identity: Option<&Inode>) -> Result<Presence, HostError> {

@@ -8,6 +8,7 @@ mod networks;
 mod prepare;
 mod processes;
 mod sockets;
+mod traffic;
 
 use std::path::PathBuf;
 

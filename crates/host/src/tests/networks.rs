@@ -12,7 +12,7 @@ const RULES: &str = "table inet t\ndelete table inet t\ntable inet t {\n\
     chain forward {\n type filter hook forward priority filter; policy drop; counter\n }\n}\n";
 
 /// Where tests of networks cannot run; says so.
-fn missing() -> bool {
+pub(super) fn missing() -> bool {
     let root = crate::process::is_root();
     let programs = ["nft", "ip"].iter().all(|program| {
         let asked = Command::new(program).arg("-V").output();
@@ -29,7 +29,7 @@ fn missing() -> bool {
 }
 
 /// A network whose link has a name that no other test has.
-fn spec(bench: &Bench, name: &str) -> NetnsSpec {
+pub(super) fn spec(bench: &Bench, name: &str) -> NetnsSpec {
     let instance = bench.ledger.instance();
     // Tests are run at once, in one namespace.
     let third = name.as_bytes()[0];
@@ -59,7 +59,7 @@ fn ip(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn inside(spec: &NetnsSpec, command: &[&str]) -> String {
+pub(super) fn inside(spec: &NetnsSpec, command: &[&str]) -> String {
     let name = format!("--net={}", spec.path.display());
     let output = Command::new("nsenter")
         .arg(name)

@@ -57,7 +57,7 @@ fn a_connection_outlasts_the_address_of_its_name_but_not_its_rule() {
         address,
         lasts: Duration::from_secs(lasts),
     };
-    lab.rules(&spec, None, &[opened(0, SITE, 2)]);
+    lab.rules(&spec, None, &[opened(0, SITE, 4)]);
     let mut stream = lab.connect("guest", SITE, 7).unwrap();
     assert_eq!(talks(&mut stream), Ok(()));
     let begun = Instant::now();

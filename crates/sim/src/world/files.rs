@@ -43,6 +43,15 @@ impl FileNode {
             ..Self::default()
         }
     }
+
+    /// With all its bytes, however many there are.
+    pub(crate) fn whole(bytes: &[u8]) -> Self {
+        Self {
+            head: bytes.to_vec(),
+            length: bytes.len() as u64,
+            ..Self::default()
+        }
+    }
 }
 
 impl World {
@@ -188,6 +197,7 @@ impl Inner {
     pub(crate) fn remove(&mut self, path: &Path) {
         self.note_removal(path);
         self.entries.retain(|entry, _| !entry.starts_with(path));
+        self.logs.retain(|network, _| !network.starts_with(path));
     }
 
     /// Notes what must not be removed.

@@ -7,10 +7,12 @@
 
 mod files;
 mod guest;
+mod networks;
 mod processes;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) entries: BTreeMap<PathBuf, files::Entry>,
     pub(crate) processes: BTreeMap<u32, Process>,
     pub(crate) mounts: BTreeMap<PathBuf, u64>,
+    /// Who is told what a network denies, by the name of its namespace.
+    pub(crate) logs: BTreeMap<PathBuf, OwnedFd>,
     pub(crate) violations: Vec<String>,
     /// Random bytes that guests were given.
     pub(crate) entropy: BTreeSet<Vec<u8>>,
@@ -57,6 +61,7 @@ impl World {
             entries: BTreeMap::new(),
             processes: BTreeMap::new(),
             mounts: BTreeMap::new(),
+            logs: BTreeMap::new(),
             violations: Vec::new(),
             entropy: BTreeSet::new(),
             space: Space {
@@ -108,6 +113,7 @@ impl World {
             inner.end_process(pid, Some("the host lost power"));
         }
         inner.mounts.clear();
+        inner.logs.clear();
         inner.entries.retain(|path, _| !path.starts_with(run));
     }
 }
