@@ -6,13 +6,16 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::pin::pin;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Agent, PATIENCE, run, sh};
 use cowslip_proto::AgentClient;
 use cowslip_proto::client::{CallError, Configure, ForwardReader, GuestNetwork};
+use cowslip_proto::limits::FORWARD_WINDOW;
 use tonic::Code;
 
 /// A server of one connection.
@@ -49,6 +52,13 @@ async fn read_to_end(reader: &mut ForwardReader) -> Result<Vec<u8>, CallError> {
         acknowledge.taken(all.len() as u64).await;
     }
     Ok(all)
+}
+
+/// The same, and on to the end of the other way: a writer waits for what the reader hears.
+async fn read_out(reader: &mut ForwardReader) -> Vec<u8> {
+    let all = read_to_end(reader).await.unwrap();
+    reader.finished().await.unwrap();
+    all
 }
 
 /// Bytes of which no piece is like another.
@@ -127,9 +137,8 @@ async fn much_goes_both_ways_at_once_and_arrives_as_it_was() {
         writer.write(input).await.unwrap();
         writer.close().await.unwrap();
     };
-    let ((), heard) = tokio::join!(writing, read_to_end(&mut reader));
-    assert!(heard.unwrap() == down);
-    reader.finished().await.unwrap();
+    let ((), heard) = tokio::join!(writing, read_out(&mut reader));
+    assert!(heard == down);
     assert!(joined(served).await == up);
 }
 
@@ -189,7 +198,7 @@ async fn a_server_that_breaks_off_is_no_proper_end() {
     joined(served).await;
 }
 
-/// A connection as full as it gets in one direction.
+/// Connections as full as they get, both ways, and what goes on beside them.
 async fn connections_that_stand_still(client: &AgentClient) {
     let mut still = Vec::new();
     let mut servers = Vec::new();
@@ -212,16 +221,29 @@ async fn connections_that_stand_still(client: &AgentClient) {
             let _ = on.recv();
         });
         let (mut writer, mut reader) = client.forward(port).await.unwrap();
-        let filling = async {
-            loop {
-                writer.write(Bytes::from(vec![0; 1 << 20])).await.unwrap();
+        {
+            let mut filling = pin!(async {
+                loop {
+                    writer.write(Bytes::from(vec![0; 1 << 20])).await.unwrap();
+                }
+            });
+            let mut heard = 0;
+            while heard < FORWARD_WINDOW {
+                tokio::select! {
+                    () = &mut filling => {}
+                    data = reader.next() => heard += data.unwrap().unwrap().len() as u64,
+                }
             }
-        };
-        let reading = async { while reader.next().await.unwrap().is_some() {} };
-        // Neither ever ends: the socket's own buffers are all that goes on.
-        let bound = std::time::Duration::from_millis(300);
-        let both = async { tokio::join!(filling, reading) };
-        assert!(tokio::time::timeout(bound, both).await.is_err());
+            // Nothing was said to be taken, so no more comes, whatever the socket's own buffers hold.
+            let bound = Duration::from_millis(200);
+            let more = async {
+                tokio::select! {
+                    () = filling => None,
+                    data = reader.next() => data.unwrap(),
+                }
+            };
+            assert_eq!(tokio::time::timeout(bound, more).await.ok(), None);
+        }
         still.push((writer, reader));
         servers.push((go, served));
     }
@@ -238,8 +260,8 @@ async fn connections_that_stand_still(client: &AgentClient) {
         writer.write(input).await.unwrap();
         writer.close().await.unwrap();
     };
-    let ((), heard) = tokio::join!(writing, read_to_end(&mut reader));
-    assert!(heard.unwrap() == data);
+    let ((), heard) = tokio::join!(writing, read_out(&mut reader));
+    assert!(heard == data);
     joined(served).await;
     drop(still);
     for (go, served) in servers {
