@@ -129,18 +129,23 @@ impl Engine {
 }
 
 fn tell(engine: &Weak<Engine>, id: SandboxId, packet: &DeniedPacket) {
-    let Some(engine) = engine.upgrade() else { return };
-    let told = engine.site.ledger.write("network: denied", Synchronous::Normal, |tx| {
-        let found: Option<SandboxRecord> = tx.sandbox(id)?;
-        let Some(record) = found else { return Ok(None) };
-        let detail = serde_json::json!({
-            "protocol": protocol(packet.protocol),
-            "destination": packet.destination,
-            "port": packet.port,
+    let Some(engine) = engine.upgrade() else {
+        return;
+    };
+    let told = engine
+        .site
+        .ledger
+        .write("network: denied", Synchronous::Normal, |tx| {
+            let found: Option<SandboxRecord> = tx.sandbox(id)?;
+            let Some(record) = found else { return Ok(None) };
+            let detail = serde_json::json!({
+                "protocol": protocol(packet.protocol),
+                "destination": packet.destination,
+                "port": packet.port,
+            });
+            let event = tx.emit("sandbox.denied", id, Some(&record.name), detail)?;
+            Ok::<_, EngineError>(Some(event))
         });
-        let event = tx.emit("sandbox.denied", id, Some(&record.name), detail)?;
-        Ok::<_, EngineError>(Some(event))
-    });
     match told {
         Ok(Some(event)) => engine.announce(event),
         Ok(None) => {}

@@ -175,7 +175,11 @@ impl Engine {
         vmm: MonitorKind,
         netns: &NetnsSpec,
     ) -> Result<(), EngineError> {
-        let Some(bandwidth) = network.limits.bandwidth.filter(|_| vmm == MonitorKind::Qemu) else {
+        let Some(bandwidth) = network
+            .limits
+            .bandwidth
+            .filter(|_| vmm == MonitorKind::Qemu)
+        else {
             return Ok(());
         };
         let (host, netns) = (Arc::clone(&self.site.host), netns.clone());

@@ -44,7 +44,10 @@ impl Resolvers {
         let upstream = match servers.is_empty() {
             true => Upstream::of_file(RESOLV_CONF),
             false => Upstream::new(Servers {
-                addresses: servers.iter().map(|server| (*server, PORT).into()).collect(),
+                addresses: servers
+                    .iter()
+                    .map(|server| (*server, PORT).into())
+                    .collect(),
                 ..Servers::default()
             }),
         };
@@ -145,7 +148,11 @@ impl Engine {
             task,
             _policy: sender,
         };
-        let mut all = self.resolvers.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .resolvers
+            .serving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         all.insert(id, serving);
         Ok(())
     }
@@ -155,7 +162,11 @@ impl Engine {
         let Some(serving) = self.resolvers.take(id) else {
             return;
         };
-        *serving.door.open.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        *serving
+            .door
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = false;
         serving.cancel.cancel();
         // One that panicked has ended as well.
         let _ = serving.task.await;

@@ -41,7 +41,7 @@ impl Engine {
             self.check_kernel(),
             self.check_disk(),
             self.check_isolation(),
-            self.check_network(),
+            self.check_networks(),
             self.check_imports(),
             self.check_prepared(),
         ]);

@@ -134,7 +134,9 @@ impl Engine {
     /// Takes over the network of a machine that an earlier engine started: ends a change of its rules that had begun, and
     /// answers its guest's questions.
     pub(crate) async fn adopt_network(
-        self: &Arc<Self>, record: &SandboxRecord) -> Result<(), EngineError> {
+        self: &Arc<Self>,
+        record: &SandboxRecord,
+    ) -> Result<(), EngineError> {
         if record.network_pending {
             self.put_under_rules(record).await?;
             return self.settle_network(record.id);
@@ -142,7 +144,8 @@ impl Engine {
         let Some(netns) = self.netns_of(record.id)? else {
             return Ok(());
         };
-        self.serve_names(record.id, &record.spec.network, &netns).await?;
+        self.serve_names(record.id, &record.spec.network, &netns)
+            .await?;
         self.listen_again(record.id, &netns).await
     }
 }

@@ -46,10 +46,15 @@ fn dropping(list: &[u8]) -> Vec<String> {
     let list: serde_json::Value = serde_json::from_slice(list).unwrap_or_default();
     let objects = list["nftables"].as_array().cloned().unwrap_or_default();
     let chains = objects.iter().filter_map(|object| object.get("chain"));
-    let word = |chain: &serde_json::Value, key: &str| chain[key].as_str().unwrap_or_default().to_owned();
+    let word =
+        |chain: &serde_json::Value, key: &str| chain[key].as_str().unwrap_or_default().to_owned();
     chains
         .filter(|chain| word(chain, "hook") == "forward" && word(chain, "policy") == "drop")
-        .map(|chain| ["family", "table", "name"].map(|key| word(chain, key)).join(" "))
+        .map(|chain| {
+            ["family", "table", "name"]
+                .map(|key| word(chain, key))
+                .join(" ")
+        })
         .collect()
 }
 

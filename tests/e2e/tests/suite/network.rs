@@ -98,11 +98,7 @@ fn without_a_network_there_is_only_loopback() {
     let host = host(&lab, "mode = \"none\"");
     let _ = host.say("run -d --name one box -- sleep 1000").ok();
     assert_eq!(
-        host.sh(
-            "one",
-            "ls /sys/class/net | grep eth; true"
-        )
-        .ok(),
+        host.sh("one", "ls /sys/class/net | grep eth; true").ok(),
         ""
     );
     assert_eq!(page(&host, "one", SITE), "");
