@@ -18,6 +18,8 @@ pub mod guests;
 pub mod host;
 pub mod images;
 mod machine;
+#[cfg(test)]
+mod network_tests;
 pub mod rig;
 #[cfg(test)]
 mod tests;
