@@ -13,6 +13,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::names::Names;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A server of the internet.
@@ -162,13 +163,15 @@ impl Lab {
         })
     }
 
-    /// A socket for datagrams at one end.
+    /// A name server of the internet, at [`SITE`].
     ///
     /// # Panics
     /// When the port is taken.
     #[must_use]
-    pub fn datagrams(&self, end: End, address: Ipv4Addr, port: u16) -> UdpSocket {
-        self.inside(end, || UdpSocket::bind((address, port)).unwrap())
+    pub fn names(&self) -> Names {
+        let names = Names::default();
+        names.serve(self.inside(End::Site, || UdpSocket::bind((SITE, 53)).unwrap()));
+        names
     }
 
     /// What a command says that runs at one end.

@@ -21,6 +21,7 @@ mod image;
 mod instance;
 mod lab;
 mod mounted;
+mod names;
 mod registry;
 mod survivors;
 mod terminal;
@@ -35,6 +36,7 @@ pub use image::ContainerImage;
 pub use instance::{Backend, Instance, Setup};
 pub use lab::{End, HOST, HOST_PRIVATE, Lab, METADATA, OTHER, PRIVATE, SITE};
 pub use mounted::Mounted;
+pub use names::Names;
 pub use registry::Registry;
 pub use terminal::Terminal;
 

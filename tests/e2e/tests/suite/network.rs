@@ -120,7 +120,7 @@ fn forks_are_connected_and_the_parents_connections_are_reset() {
     let _ = host
         .say("run -d --name one box -- sh -c")
         .arg(format!(
-            "sleep 1000 | nc {SITE} 7; echo over >/tmp/over; sleep 1000"
+            "mkfifo /tmp/in; sleep 1000 >/tmp/in & nc {SITE} 7 </tmp/in; echo over >/tmp/over; sleep 1000"
         ))
         .ok();
     let connected =
@@ -269,4 +269,127 @@ fn rules_change_while_it_runs_and_are_kept() {
     host.say("network set one --deny nonsense/33")
         .run()
         .refused(&["nonsense/33"]);
+}
+
+// covers R67
+#[test]
+fn only_listed_names_resolve_and_only_their_addresses_are_open() {
+    let Some(lab) = lab() else { return };
+    let names = lab.names();
+    names.set("site.test", &[SITE]);
+    names.set("other.test", &[OTHER]);
+    names.set("rebind.test", &[PRIVATE]);
+    names.set("a.wild.test", &[OTHER]);
+    let host = host(&lab, "");
+    let rules = "--allow site.test:80 --allow *.wild.test --allow rebind.test --deny b.wild.test";
+    let _ = host
+        .say(&format!("run -d --name one {rules} box -- sleep 1000"))
+        .ok();
+    // Nothing is open before its name was asked for.
+    assert_eq!(page(&host, "one", SITE), "");
+    assert_eq!(page(&host, "one", "site.test"), format!("you are {HOST}"));
+    assert_eq!(page(&host, "one", SITE), format!("you are {HOST}"));
+    assert_eq!(
+        page(&host, "one", "site.test:443"),
+        "",
+        "only one port of it"
+    );
+    // What is not listed has no address, and what has none listed is not open.
+    for refused in ["other.test", "b.wild.test", "rebind.test"] {
+        assert_eq!(page(&host, "one", refused), "", "{refused}");
+    }
+    assert_eq!(page(&host, "one", OTHER), "");
+    assert_eq!(page(&host, "one", "a.wild.test"), format!("you are {HOST}"));
+    // Another name server is not reached, and neither is one by TCP.
+    let asked = host
+        .sh(
+            "one",
+            &format!("timeout 5 nslookup other.test {SITE} 2>&1; true"),
+        )
+        .ok();
+    assert!(!asked.contains(&OTHER.to_string()), "{asked}");
+    // A name that moves is followed; where it led before stays open for a while.
+    names.set("site.test", &[OTHER]);
+    let moved = "until nslookup site.test | grep -q 93.184.216.35; do sleep 0.2; done";
+    let _ = host.sh("one", moved).ok();
+    assert_eq!(page(&host, "one", "site.test"), format!("you are {HOST}"));
+    // The next engine answers as well, and a fork has a resolver of its own.
+    host.kill_engine();
+    assert_eq!(page(&host, "one", "site.test"), format!("you are {HOST}"));
+    let _ = host.say("checkpoint create one --name point").ok();
+    let _ = host.say("restore point --name two").ok();
+    assert_eq!(page(&host, "two", "site.test"), format!("you are {HOST}"));
+    assert_eq!(page(&host, "two", "other.test"), "");
+    let _ = host.say("network set two --allow other.test").ok();
+    assert_eq!(page(&host, "two", "other.test"), format!("you are {HOST}"));
+    assert_eq!(page(&host, "two", "site.test"), "");
+}
+
+#[test]
+fn without_rules_the_hosts_own_resolver_answers() {
+    let Some(lab) = lab() else { return };
+    let names = lab.names();
+    names.set("site.test", &[SITE]);
+    let host = host(&lab, "");
+    let _ = host.say("run -d --name one box -- sleep 1000").ok();
+    assert_eq!(page(&host, "one", "site.test"), format!("you are {HOST}"));
+    let _ = host
+        .say("run -d --name two --deny site.test box -- sleep 1000")
+        .ok();
+    assert_eq!(page(&host, "two", "site.test"), "");
+    assert_eq!(page(&host, "two", SITE), format!("you are {HOST}"));
+}
+
+#[test]
+fn what_is_denied_first_is_an_event() {
+    let Some(lab) = lab() else { return };
+    let host = host(&lab, "");
+    let _ = host.say("run -d --name one box -- sleep 1000").ok();
+    let events = host.follow_events();
+    for _ in 0..3 {
+        assert_eq!(page(&host, "one", METADATA), "");
+    }
+    events.wait_for("sandbox.denied");
+    let said = events.so_far();
+    let denied: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("sandbox.denied"))
+        .collect();
+    assert_eq!(denied.len(), 1, "{said}");
+    for word in ["169.254.169.254", "\"port\":80", "tcp"] {
+        assert!(denied[0].contains(word), "{}", denied[0]);
+    }
+    assert!(host.sandbox("one").network.denied_packets.unwrap() >= 3);
+}
+
+// covers R65
+#[test]
+fn many_at_once_have_addresses_of_their_own() {
+    let Some(lab) = lab() else { return };
+    let host = host(&lab, "warm = 4");
+    let _ = host.say("run -d --name first box -- sleep 1000").ok();
+    let _ = host.say("checkpoint create first --name point").ok();
+    let made: Vec<_> = (0..4)
+        .map(|number| host.say(&format!("create --name s{number} box")).start())
+        .collect();
+    for one in made {
+        let _ = one.wait().ok();
+    }
+    let _ = host.say("fork point --count 6 --name fork").ok();
+    let mut addresses: Vec<_> = host
+        .sandboxes()
+        .iter()
+        .map(|name| host.sandbox(name).network.address.unwrap())
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 11);
+    for number in 1..=6 {
+        let fork = format!("fork-{number}");
+        assert_eq!(
+            page(&host, &fork, SITE),
+            format!("you are {HOST}"),
+            "{fork}"
+        );
+    }
 }
