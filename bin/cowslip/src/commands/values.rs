@@ -195,21 +195,23 @@ pub(crate) struct Shape {
     pub(crate) network: Connection,
 }
 
+/// What options of networks stand below in the help.
+const NETWORK: &str = "Network";
+
 /// How a new sandbox is connected.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Network")]
 pub(crate) struct Connection {
     /// nat: the internet and nothing else; user: what this user's programs reach, through QEMU; none; without a word
     /// as the engine's configuration says
-    #[arg(long = "network", value_name = "MODE")]
+    #[arg(long = "network", value_name = "MODE", help_heading = NETWORK)]
     mode: Option<NetworkMode>,
     #[command(flatten)]
     rules: Rules,
     /// Bytes that it may send, and as many that it may receive, in a second, as 10m
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = NETWORK)]
     network_bandwidth: Option<ByteSize>,
     /// Packets that it may send, and as many that it may receive, in a second
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = NETWORK)]
     network_packets: Option<u64>,
 }
 
@@ -232,13 +234,13 @@ impl Connection {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Rules {
     /// Let it reach this, and nothing else: CIDR, ADDRESS, NAME or *.NAME, each with or without :PORT
-    #[arg(long, value_name = "TO")]
+    #[arg(long, value_name = "TO", help_heading = NETWORK)]
     allow: Vec<NetworkRule>,
     /// Do not let it reach this, whatever is allowed; in the same words
-    #[arg(long, value_name = "TO")]
+    #[arg(long, value_name = "TO", help_heading = NETWORK)]
     deny: Vec<NetworkRule>,
     /// Let a port of this host lead to one of the guest: [ADDRESS:]PORT:PORT[/udp], the host's first
-    #[arg(short, long, value_name = "PORTS")]
+    #[arg(short, long, value_name = "PORTS", help_heading = NETWORK)]
     publish: Vec<PublishedPort>,
 }
 
