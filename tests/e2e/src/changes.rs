@@ -30,7 +30,9 @@ impl Changes {
         for place in ["layers", "sandboxes", "checkpoints", "templates", "handles"] {
             inotify::add_watch(&watch, state.join(place), made_or_removed).unwrap();
         }
-        inotify::add_watch(&watch, run.join("vm"), made_or_removed).unwrap();
+        for place in ["vm", "net"] {
+            inotify::add_watch(&watch, run.join(place), made_or_removed).unwrap();
+        }
         Self { watch }
     }
 

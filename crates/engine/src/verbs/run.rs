@@ -100,10 +100,10 @@ impl Engine {
             tokio::select! {
                 started = &mut start => started,
                 () = session.gone() => {
-                    // Ends the wait for the agent; a start that got further is undone by the caller.
-                    let ended = self.end_machine(id).await;
+                    // It unwinds itself, wherever it is; one that got further is undone by the caller.
+                    self.boots.call_off(id);
                     let _ = start.await;
-                    ended?;
+                    self.boots.forget(id);
                     return Ok(Up::ClientGone);
                 }
             }

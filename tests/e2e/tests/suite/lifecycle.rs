@@ -414,13 +414,21 @@ fn where_the_time_of_a_start_went_is_told() {
     };
     assert_eq!(names("one"), [""; 0], "it was never started");
     let _ = host.say("start one").ok();
-    let booted = ["look up", "directories", "disk", "monitor", "guest"];
+    let booted = [
+        "look up",
+        "directories",
+        "network",
+        "disk",
+        "monitor",
+        "guest",
+    ];
     assert_eq!(names("one"), booted);
     let _ = host.say("checkpoint create one --name point").ok();
     let _ = host.say("fork point --name two").ok();
     let restored = [
         "look up",
         "directories",
+        "network",
         "disk",
         "monitor",
         "resume",
