@@ -21,4 +21,5 @@ mod networks;
 mod ports;
 mod repeat;
 mod sequences;
+mod spares;
 mod witnesses;
