@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cowslip_host::{Netns, NetnsSpec};
 use cowslip_ledger::{HandleRow, HandleState, Owner, Resource, SandboxRecord, Synchronous, Tx};
-use cowslip_model::NetworkSpec;
+use cowslip_model::{NetworkMode, NetworkSpec};
 use tokio::sync::Notify;
 
 use crate::error::EngineError;
@@ -41,14 +41,21 @@ pub(crate) struct Spares {
 pub(crate) struct Slots<'a>(MutexGuard<'a, BTreeMap<u32, Spare>>);
 
 impl Slots<'_> {
-    /// The slot for a sandbox to be: one whose network is ready, or the lowest that nobody has.
-    pub(crate) fn choose(&self, tx: &Tx<'_>, count: u32) -> Result<Option<u32>, EngineError> {
+    /// The slot for a sandbox to be: one whose network is ready if it will want one, or the lowest that nobody has.
+    pub(crate) fn choose(
+        &self,
+        tx: &Tx<'_>,
+        count: u32,
+        mode: NetworkMode,
+    ) -> Result<Option<u32>, EngineError> {
         let taken = taken(tx)?;
         let ready = |(slot, spare): (&u32, &Spare)| {
             (matches!(spare, Spare::Ready { .. }) && !taken.sandboxes.contains(slot))
                 .then_some(*slot)
         };
-        if let Some(slot) = self.0.iter().find_map(ready) {
+        if mode == NetworkMode::Nat
+            && let Some(slot) = self.0.iter().find_map(ready)
+        {
             return Ok(Some(slot));
         }
         let spares = self.0.keys().copied();

@@ -15,6 +15,7 @@
 // Helpers are test code too, which clippy knows only of functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod armed;
 mod bench;
 mod matrix;
 mod networks;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use cowslip_engine::EngineError;
 use cowslip_host::{Netns, NetnsSpec};
@@ -9,9 +11,16 @@ use cowslip_ledger::{HandleRow, HandleState, Owner, Resource};
 use cowslip_model::api::{CreateRequest, ErrorCode, ForkRequest, NetworkRules, StopRequest};
 use cowslip_model::network::{Destination, NetworkSpec};
 use cowslip_model::{SandboxId, SandboxState};
+use cowslip_store::Backend;
 
+use crate::armed::Armed;
 use crate::bench::{Bench, Life, checkpoint_request, create_request};
 use crate::matrix::{Verb, forks_or_none, one_is};
+
+/// An IPv4 packet of TCP to 169.254.169.254:80.
+const PACKET: [u8; 24] = [
+    0x45, 0, 0, 24, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 2, 15, 169, 254, 169, 254, 1, 1, 0, 80,
+];
 
 /// A request for a sandbox with this network.
 pub(crate) fn connected_request(name: &str, network: serde_json::Value) -> CreateRequest {
@@ -248,4 +257,54 @@ pub(crate) fn verbs() -> Vec<Verb> {
             },
         },
     ]
+}
+
+/// Rules that came to neither end are what `gc` ends.
+#[test]
+fn gc_ends_a_change_of_rules() {
+    let bench = Bench::new(Backend::Qcow2);
+    let armed = Arc::new(Armed::default());
+    let life = bench.engine(Some(armed.clone()));
+    let one = connected(&bench, &life, "one", old_rules());
+    // The new rules, and the old ones again.
+    armed.at_steps("host: reload rules", 2);
+    let set = life.engine.set_network("one", rules(new_rules()));
+    life.run(set).unwrap_err();
+    let ledger = &life.engine.site().ledger;
+    let pending = || ledger.read(|tx| tx.sandbox(one)).unwrap().unwrap();
+    assert!(pending().network_pending);
+    life.run(life.engine.gc(false)).unwrap();
+    check_networks(&bench, &life, "after gc");
+    bench.clean_up(&life, "after gc");
+}
+
+/// The first packet that is denied is told under the old rules and under the new ones.
+#[test]
+fn what_other_rules_deny_is_told_too() {
+    let bench = Bench::new(Backend::Qcow2);
+    let life = bench.engine(None);
+    let one = connected(&bench, &life, "one", old_rules());
+    let owner = Owner::Machine(one);
+    let row = rows(&life).into_iter().find(|row| row.owner == owner);
+    let path = row.unwrap().spec::<Netns>().unwrap().path;
+    let mut events = life.engine.subscribe();
+    for told in [false, true, true] {
+        if told {
+            bench.setup.world.deny(&path, &PACKET);
+            let next = async {
+                loop {
+                    let event = events.recv().await.unwrap();
+                    if event.kind == "sandbox.denied" {
+                        return event;
+                    }
+                }
+            };
+            let bounded = async { tokio::time::timeout(Duration::from_secs(30), next).await };
+            let event = life.run(bounded).unwrap();
+            assert_eq!(event.detail["port"], 80);
+        }
+        let set = life.engine.set_network("one", rules(new_rules()));
+        life.run(set).unwrap();
+    }
+    bench.clean_up(&life, "told");
 }

@@ -1,13 +1,12 @@
 //! Published ports: each leads to one sandbox, for as long as that has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cowslip_ledger::{Faults, Step, Verdict};
 use cowslip_model::api::StopRequest;
 use cowslip_store::Backend;
 use serde_json::json;
 
+use crate::armed::Armed;
 use crate::bench::{Bench, Life, checkpoint_request};
 use crate::networks::{check_networks, connected, connected_request, is_taken};
 
@@ -155,28 +154,15 @@ fn the_hosts_rules_go_with_the_last_network() {
     bench.clean_up(&life, "gone");
 }
 
-/// The host's rules cannot be loaded once the engine has opened, for one time.
-#[derive(Default)]
-struct SecondLoad(AtomicUsize);
-
-impl Faults for SecondLoad {
-    fn verdict(&self, step: Step<'_>) -> Verdict {
-        match step {
-            "host: load rules" if self.0.fetch_add(1, Ordering::Relaxed) == 1 => Verdict::Fail,
-            _ => Verdict::Proceed,
-        }
-    }
-}
-
 #[test]
 fn rules_of_the_host_that_could_not_be_taken_away_go_later() {
     // covers R65
     for by_gc in [true, false] {
         let bench = Bench::new(Backend::Qcow2);
-        let life = bench.engine(None);
+        let armed = Arc::new(Armed::default());
+        let life = bench.engine(Some(armed.clone()));
         connected(&bench, &life, "one", json!({ "publish": ["8080:80"] }));
-        drop(life);
-        let life = bench.engine(Some(Arc::new(SecondLoad::default())));
+        armed.at_step("host: load rules");
         life.run(life.engine.stop("one", StopRequest::default()))
             .unwrap();
         assert!(bench.setup.world.host_rules().is_some(), "the fault missed");
@@ -190,4 +176,25 @@ fn rules_of_the_host_that_could_not_be_taken_away_go_later() {
         check_networks(&bench, &life, "gone");
         bench.clean_up(&life, "gone");
     }
+}
+
+#[test]
+fn what_is_left_of_a_machine_keeps_no_port() {
+    // covers R65
+    let bench = Bench::new(Backend::Qcow2);
+    let armed = Arc::new(Armed::default());
+    let life = bench.engine(Some(armed.clone()));
+    connected(&bench, &life, "one", json!({ "publish": ["8080:80"] }));
+    armed.at_step("host: release netns");
+    let stop = life.engine.stop("one", StopRequest::default());
+    life.run(stop).unwrap_err();
+    connected(&bench, &life, "two", json!({ "publish": ["8080:90"] }));
+    let rules = bench.setup.world.host_rules().unwrap();
+    assert_eq!(rules.matches("8080 : ").count(), 1, "{rules}");
+    check_networks(&bench, &life, "beside it");
+    // What was left goes before its sandbox has a machine again.
+    life.run(life.engine.remove("two", true)).unwrap();
+    life.run(life.engine.start("one")).unwrap();
+    bench.check(&life, "again");
+    bench.clean_up(&life, "again");
 }

@@ -1,10 +1,9 @@
 //! Networks made ahead: who gets them, and that none is left. covers R64 R65
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use cowslip_engine::EngineError;
-use cowslip_host::{Netns, NetnsSpec};
-use cowslip_ledger::{Faults, HandleRow, Owner, Resource, Step, Verdict};
+use cowslip_ledger::{HandleRow, Owner, Verdict};
 use cowslip_model::SandboxId;
 use cowslip_model::api::StopRequest;
 use cowslip_sim::{Recorder, Script};
@@ -12,6 +11,7 @@ use cowslip_store::Backend;
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::armed::Armed;
 use crate::bench::{Bench, Life, checkpoint_request, create_request};
 use crate::networks::{check_networks, connected, connected_request, rows};
 
@@ -104,6 +104,22 @@ fn an_engine_that_ends_releases_its_spares() {
     // One whose slot a sandbox has that was never started.
     life.run(life.engine.create(create_request("two"))).unwrap();
     assert_eq!(spares(&life).len(), 2);
+    // Who wants none takes none.
+    let request = connected_request("three", json!({ "mode": "none" }));
+    life.run(life.engine.create(request)).unwrap();
+    life.run(life.engine.start("three")).unwrap();
+    let ledger = &life.engine.site().ledger;
+    let slots: Vec<u32> = ledger
+        .read(|tx| tx.sandboxes())
+        .unwrap()
+        .iter()
+        .map(|one| one.slot)
+        .collect();
+    let taken = spares(&life)
+        .iter()
+        .filter(|(slot, _)| slots.contains(slot))
+        .count();
+    assert_eq!(taken, 1, "that of \"two\"");
     life.run(life.engine.close());
     assert_eq!(rows(&life).len(), 1, "that of \"one\"");
     life.run(life.engine.fill_spares());
@@ -211,63 +227,6 @@ fn networks_that_come_and_go_at_once() {
     life.run(async { tokio::join!(round("a"), round("b"), round("c")) });
     bench.check(&life, "at once");
     bench.clean_up(&life, "at once");
-}
-
-/// Makes a step go wrong that the test says while the engine runs.
-#[derive(Default)]
-struct Armed(Mutex<Arms>);
-
-#[derive(Default)]
-struct Arms {
-    /// After how many more steps, and how.
-    next: Option<(usize, Verdict)>,
-    /// Which one fails, once.
-    step: Option<&'static str>,
-    fired: bool,
-    dead: bool,
-}
-
-impl Armed {
-    fn arm(&self, next: Option<(usize, Verdict)>) {
-        let mut arms = self.0.lock().unwrap();
-        (arms.next, arms.fired) = (next, false);
-    }
-
-    /// Lets nothing more go wrong; whether something did, and whether the engine died of it.
-    fn disarm(&self) -> (bool, bool) {
-        let mut arms = self.0.lock().unwrap();
-        arms.next = None;
-        (arms.fired, arms.dead)
-    }
-
-    fn at_step(&self, step: &'static str) {
-        self.0.lock().unwrap().step = Some(step);
-    }
-}
-
-impl Faults for Armed {
-    fn verdict(&self, step: Step<'_>) -> Verdict {
-        let mut arms = self.0.lock().unwrap();
-        if arms.dead {
-            return Verdict::CrashBefore;
-        }
-        if arms.step == Some(step) {
-            arms.step = None;
-            return Verdict::Fail;
-        }
-        match arms.next {
-            None => Verdict::Proceed,
-            Some((0, verdict)) => {
-                (arms.next, arms.fired) = (None, true);
-                arms.dead = verdict != Verdict::Fail;
-                verdict
-            }
-            Some((left, verdict)) => {
-                arms.next = Some((left - 1, verdict));
-                Verdict::Proceed
-            }
-        }
-    }
 }
 
 #[derive(Debug, Clone)]
