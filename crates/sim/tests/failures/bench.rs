@@ -74,11 +74,20 @@ impl Bench {
     /// Lets recovery finish what a verb that failed could not release. It is the user's next step
     /// that does so, or the next engine; here it is called for.
     pub(crate) fn recover(&self, life: &Life) {
+        self.settle_spares(life);
         life.run(life.engine.recover()).unwrap();
+    }
+
+    /// Recovery is for an engine that makes nothing: spares are made behind its back.
+    fn settle_spares(&self, life: &Life) {
+        if self.warm > 0 {
+            life.run(life.engine.fill_spares());
+        }
     }
 
     /// What must hold whenever no verb is under way.
     pub(crate) fn check(&self, life: &Life, context: &str) {
+        self.settle_spares(life);
         self.setup.world.check_guests();
         let violations = self.setup.world.violations();
         assert!(violations.is_empty(), "{context}: {violations:#?}");
