@@ -280,6 +280,7 @@ impl Host for SimHost {
         let path = slot.spec().path.clone();
         self.own(&path)?;
         let inode = self.step("host: make network namespace", |inner| {
+            inner.note_network(&path);
             inner
                 .create(&path, Node::File(FileNode::whole(rules.as_bytes())))
                 .map_err(HostError::path("make", &path))
@@ -385,8 +386,11 @@ impl Host for SimHost {
         self.network(netns, "limit the bandwidth of", |_| Some(()))
     }
 
-    fn load_host_rules(&self, _rules: &str) -> Result<(), HostError> {
-        self.step("host: load rules", |_| Ok(()))
+    fn load_host_rules(&self, rules: &str) -> Result<(), HostError> {
+        self.step("host: load rules", |inner| {
+            inner.load_host_rules(rules, &self.layout.networks());
+            Ok(())
+        })
     }
 
     fn make_file(
@@ -515,7 +519,7 @@ impl Host for SimHost {
             .layout
             .collections()
             .into_iter()
-            .chain([self.layout.machines()])
+            .chain([self.layout.machines(), self.layout.networks()])
             .collect();
         self.step("host: look for strays", |inner| {
             let lost = inner.entries.keys().filter(|path| {

@@ -98,6 +98,8 @@ impl Rig {
     pub fn parts(&self, backend: Backend, faults: Injector) -> Result<Parts, RigError> {
         let mut config = Config::default();
         config.network.warm = 0;
+        // Nobody of this machine.
+        config.network.resolvers = vec![std::net::Ipv4Addr::new(192, 0, 2, 53).into()];
         self.layout.state().clone_into(&mut config.paths.state);
         self.layout.run().clone_into(&mut config.paths.run);
         Ok(Parts {

@@ -1,12 +1,13 @@
 //! What the rules stop: counted by the kernel, and the first of it told as an event.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cowslip_host::{DeniedPacket, NetnsSpec};
 use cowslip_ledger::{SandboxRecord, Synchronous};
 use cowslip_model::{NetworkMode, SandboxId, SandboxState, api};
 use cowslip_network::{DENIED, LOG_GROUP, TABLE};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
@@ -14,24 +15,26 @@ use crate::{Engine, blocking};
 
 /// Who listens for the first packet that is denied to a machine.
 #[derive(Default)]
-pub(crate) struct Listeners(Mutex<HashMap<SandboxId, CancellationToken>>);
+pub(crate) struct Listeners(Mutex<HashMap<SandboxId, Listener>>);
+
+struct Listener {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
 
 impl Listeners {
-    /// Listens to a machine no more.
-    pub(crate) fn end(&self, id: SandboxId) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(listener) = all.remove(&id) {
-            listener.cancel();
-        }
+    /// Listens to a machine no more: the log has nobody when this is done.
+    pub(crate) async fn end(&self, id: SandboxId) {
+        let Some(listener) = self.all().remove(&id) else {
+            return;
+        };
+        listener.cancel.cancel();
+        // One that panicked has ended as well.
+        let _ = listener.task.await;
     }
 
-    fn begin(&self, id: SandboxId) -> CancellationToken {
-        let token = CancellationToken::new();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = all.insert(id, token.clone()) {
-            before.cancel();
-        }
-        token
+    fn all(&self) -> MutexGuard<'_, HashMap<SandboxId, Listener>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,8 +77,8 @@ impl Engine {
     }
 
     /// Tells of the first packet that is denied to a machine from now on, where this host can tell.
-    pub(crate) fn listen_for_denied(self: &Arc<Self>, id: SandboxId, netns: &NetnsSpec) {
-        self.listeners.end(id);
+    pub(crate) async fn listen_for_denied(self: &Arc<Self>, id: SandboxId, netns: &NetnsSpec) {
+        self.listeners.end(id).await;
         let has_log = self.has_packet_log();
         let log = has_log.and_then(|has| match has {
             true => Ok(Some(self.site.host.denied_log(netns, LOG_GROUP)?)),
@@ -90,9 +93,10 @@ impl Engine {
                 return;
             }
         };
-        let until = self.listeners.begin(id);
+        let cancel = CancellationToken::new();
+        let until = cancel.clone();
         let engine = Arc::downgrade(self);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let first = until.run_until_cancelled(log.next()).await;
             // Its namespace goes only when nobody listens in it.
             drop(log);
@@ -104,6 +108,7 @@ impl Engine {
                 None => {}
             }
         });
+        self.listeners.all().insert(id, Listener { cancel, task });
     }
 
     /// The same at a machine that an earlier engine started, unless that one had something to tell.
@@ -113,7 +118,7 @@ impl Engine {
         netns: &NetnsSpec,
     ) -> Result<(), EngineError> {
         if self.denied(id).await? == Some(0) {
-            self.listen_for_denied(id, netns);
+            self.listen_for_denied(id, netns).await;
         }
         Ok(())
     }

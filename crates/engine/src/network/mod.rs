@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use cowslip_host::process::mark_prefix;
 use cowslip_host::{Netns, NetnsSpec, TapSpec};
-use cowslip_ledger::{HandleRow, Held, Owner, Resource, SandboxRecord};
+use cowslip_ledger::{HandleRow, HandleState, Held, Owner, Resource, SandboxRecord};
 use cowslip_model::network::PublishedPort;
 use cowslip_model::{MonitorKind, NetworkMode, NetworkSpec, SandboxId, api};
 use cowslip_network::{
@@ -34,6 +34,7 @@ use crate::error::EngineError;
 use crate::{Engine, blocking};
 
 pub(crate) use denied::Listeners;
+use ports::holds;
 pub(crate) use ports::refuse_taken;
 pub(crate) use resolver::Resolvers;
 pub(crate) use spare::{Slots, Spares};
@@ -41,7 +42,7 @@ pub(crate) use spare::{Slots, Spares};
 /// What an engine knows of the host's rules.
 #[derive(Default)]
 pub(crate) struct Networks {
-    /// The rules that it loaded last; none: it has loaded none yet. Held while they are replaced.
+    /// The rules that it loaded last; none: what is there is not known. Held while they are replaced.
     loaded: tokio::sync::Mutex<Option<String>>,
     /// Whether rules may log packets, once that is known.
     log: OnceLock<bool>,
@@ -130,7 +131,7 @@ impl Engine {
                 let netns = self.make_namespace(record).await?;
                 self.shape(network, record.spec.vmm, &netns).await?;
                 self.serve_names(record.id, network, &netns).await?;
-                self.listen_for_denied(record.id, &netns);
+                self.listen_for_denied(record.id, &netns).await;
                 NetworkTo::Namespace(netns)
             }
         };
@@ -144,27 +145,37 @@ impl Engine {
     async fn make_namespace(&self, record: &SandboxRecord) -> Result<NetnsSpec, EngineError> {
         self.require_forwarding().await?;
         self.refuse_held_ports(record).await?;
-        // The host's rules first: no packet of a sandbox ever passes without them.
-        self.load_rules(true).await?;
         let rules = self.inside(&record.spec.network, record.slot)?;
         let spec = match self.take_spare(record, &rules).await? {
             Some(spec) => spec,
             None => {
-                let spec = self.netns_spec(record.slot)?;
                 let owner = Owner::Machine(record.id);
-                let slot = self
-                    .site
-                    .ledger
-                    .reserve::<Netns>(owner, spec.clone(), &[])?;
-                let host = Arc::clone(&self.site.host);
-                blocking(move || host.make_netns(slot, &rules).map(Held::settle)).await??;
-                spec
+                self.make_netns(owner, record.slot, rules).await?
             }
         };
         self.spares.want();
-        if !record.spec.network.publish.is_empty() {
-            self.load_host_rules().await?;
-        }
+        // From here on its ports lead to it.
+        self.load_host_rules().await?;
+        Ok(spec)
+    }
+
+    /// Makes the network of a slot for `owner`.
+    async fn make_netns(
+        &self,
+        owner: Owner,
+        slot: u32,
+        rules: String,
+    ) -> Result<NetnsSpec, EngineError> {
+        let spec = self.netns_spec(slot)?;
+        let reserved = self
+            .site
+            .ledger
+            .reserve::<Netns>(owner, spec.clone(), &[])?;
+        // The host's rules before it: no packet of a sandbox ever passes without them. Its row before those, so that
+        // they do not go with a network that ends meanwhile.
+        self.load_host_rules().await?;
+        let host = Arc::clone(&self.site.host);
+        blocking(move || host.make_netns(reserved, &rules).map(Held::settle)).await??;
         Ok(spec)
     }
 
@@ -256,19 +267,18 @@ impl Engine {
 
     /// Replaces the host's rules where they are not those that the networks need; without any they go.
     pub(crate) async fn load_host_rules(&self) -> Result<(), EngineError> {
-        self.load_rules(false).await
-    }
-
-    /// The same for a network that is about to be made, perhaps the first one.
-    async fn load_rules(&self, about_to_be: bool) -> Result<(), EngineError> {
         // One after the other, each with what the ledger says by then.
         let mut loaded = self.networks.loaded.lock().await;
         let (rows, sandboxes): (Vec<HandleRow>, _) = self
             .site
             .ledger
             .read(|tx| Ok::<_, EngineError>((tx.handles_of_kind(Netns::KIND)?, tx.sandboxes()?)))?;
-        let owners: HashSet<Owner> = rows.iter().map(|row| row.owner).collect();
-        let connected = |sandbox: &SandboxRecord| owners.contains(&Owner::Machine(sandbox.id));
+        let whole = rows.iter().filter(|row| row.state == HandleState::Held);
+        let owners: HashSet<Owner> = whole.map(|row| row.owner).collect();
+        // What is left of a machine that has failed keeps no port from others.
+        let connected = |sandbox: &SandboxRecord| {
+            owners.contains(&Owner::Machine(sandbox.id)) && holds(sandbox)
+        };
         let mut published: Vec<(&PublishedPort, Ipv4Addr)> = Vec::new();
         for sandbox in sandboxes.iter().filter(|sandbox| connected(sandbox)) {
             let address = self.addresses(sandbox.slot)?.sandbox;
@@ -287,7 +297,7 @@ impl Engine {
             range: self.config.network.range,
             published,
         };
-        let rules = match owners.is_empty() && !about_to_be {
+        let rules = match rows.is_empty() {
             true => HostRules::none(instance),
             false => rules.to_string(),
         };
@@ -302,26 +312,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the host's rules those of the machines that are there, whatever an earlier engine left.
+    /// Makes the host's rules those of the machines that are there, whatever was left of others.
     pub(crate) async fn renew_host_rules(&self) {
         if self.site.host.lacks_networks().is_some() {
             return;
         }
         if let Err(error) = self.load_host_rules().await {
             let why = crate::error::chain(&error).join(": ");
-            tracing::warn!(
-                why,
-                "the host's rules are those that an earlier engine left"
-            );
+            tracing::warn!(why, "the host's rules are left as they were");
         }
     }
 
     /// After a machine has ended: the host's ports that led to it are free, and its rules go with the last network.
     pub(crate) async fn unpublish(&self) {
-        if self.networks.loaded.lock().await.is_none() {
+        if self.site.host.lacks_networks().is_some() {
             return;
         }
-        // They lead nowhere, and the next change of the rules takes them away.
+        // They lead nowhere, and the next change of the rules takes them away, or `gc`.
         if let Err(error) = self.load_host_rules().await {
             tracing::warn!(%error, "rules of a machine that has ended are left on the host");
         }

@@ -10,7 +10,7 @@ use crate::error::EngineError;
 use crate::{Engine, blocking};
 
 /// Whether a sandbox keeps its ports from others: from when it is being made or started, and while it is paused.
-fn holds(sandbox: &SandboxRecord) -> bool {
+pub(super) fn holds(sandbox: &SandboxRecord) -> bool {
     let kept = [
         SandboxState::Creating,
         SandboxState::Running,

@@ -119,6 +119,8 @@ impl Engine {
         spec: &NetworkSpec,
         netns: &NetnsSpec,
     ) -> Result<(), EngineError> {
+        // Two cannot listen at one address.
+        self.end_names(id).await;
         if self.upstream_of(spec).is_some() {
             return Ok(());
         }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cowslip_host::{Netns, NetnsSpec};
-use cowslip_ledger::{HandleState, Held, Owner, Resource, SandboxRecord, Synchronous, Tx};
-use cowslip_model::NetworkSpec;
+use cowslip_ledger::{HandleRow, HandleState, Owner, Resource, SandboxRecord, Synchronous, Tx};
+use cowslip_model::{NetworkMode, NetworkSpec};
 use tokio::sync::Notify;
 
 use crate::error::EngineError;
@@ -17,10 +17,14 @@ use crate::unwind::unwind;
 use crate::{Engine, blocking};
 
 /// How far a spare has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Spare {
+    /// It is being made, or released.
     Making,
-    Ready,
+    Ready {
+        /// What it was put under: the host's name server may be another one by now.
+        rules: String,
+    },
 }
 
 /// The slots of spares.
@@ -29,24 +33,59 @@ pub(crate) struct Spares {
     slots: Mutex<BTreeMap<u32, Spare>>,
     /// Rung when one was taken, or the first network of all was made.
     wanted: Notify,
+    /// Held while one is made; true: no more are.
+    ended: tokio::sync::Mutex<bool>,
 }
 
 /// The slots of spares while nobody else can take or make one.
 pub(crate) struct Slots<'a>(MutexGuard<'a, BTreeMap<u32, Spare>>);
 
 impl Slots<'_> {
-    /// The slot for a sandbox to be: one whose network is ready, or the lowest that nobody has.
-    pub(crate) fn choose(&self, tx: &Tx<'_>, count: u32) -> Result<Option<u32>, EngineError> {
-        let taken: Vec<u32> = tx.sandboxes()?.iter().map(|sandbox| sandbox.slot).collect();
+    /// The slot for a sandbox to be: one whose network is ready if it will want one, or the lowest that nobody has.
+    pub(crate) fn choose(
+        &self,
+        tx: &Tx<'_>,
+        count: u32,
+        mode: NetworkMode,
+    ) -> Result<Option<u32>, EngineError> {
+        let taken = taken(tx)?;
         let ready = |(slot, spare): (&u32, &Spare)| {
-            (*spare == Spare::Ready && !taken.contains(slot)).then_some(*slot)
+            (matches!(spare, Spare::Ready { .. }) && !taken.sandboxes.contains(slot))
+                .then_some(*slot)
         };
-        if let Some(slot) = self.0.iter().find_map(ready) {
+        if mode == NetworkMode::Nat
+            && let Some(slot) = self.0.iter().find_map(ready)
+        {
             return Ok(Some(slot));
         }
         let spares = self.0.keys().copied();
-        Ok(lowest_free(taken.into_iter().chain(spares)).filter(|slot| *slot < count))
+        Ok(lowest_free(taken.all().chain(spares)).filter(|slot| *slot < count))
     }
+}
+
+/// Slots that the ledger says are taken.
+struct Taken {
+    sandboxes: Vec<u32>,
+    /// Of spares, among them such as could not be released.
+    spares: Vec<u32>,
+}
+
+impl Taken {
+    fn all(&self) -> impl Iterator<Item = u32> {
+        self.sandboxes.iter().chain(&self.spares).copied()
+    }
+}
+
+fn taken(tx: &Tx<'_>) -> Result<Taken, EngineError> {
+    let slot_of = |row: HandleRow| match row.owner {
+        Owner::Slot(slot) => Some(slot),
+        _ => None,
+    };
+    let rows = tx.handles_of_kind(Netns::KIND)?;
+    Ok(Taken {
+        sandboxes: tx.sandboxes()?.iter().map(|sandbox| sandbox.slot).collect(),
+        spares: rows.into_iter().filter_map(slot_of).collect(),
+    })
 }
 
 fn lowest_free(taken: impl Iterator<Item = u32>) -> Option<u32> {
@@ -89,35 +128,43 @@ impl Engine {
         record: &SandboxRecord,
         rules: &str,
     ) -> Result<Option<NetnsSpec>, EngineError> {
-        {
-            let mut slots = self.spares.lock();
-            if slots.0.get(&record.slot) != Some(&Spare::Ready) {
-                return Ok(None);
-            }
-            slots.0.remove(&record.slot);
+        let Some((spec, under)) = self.give_spare(record)? else {
+            return Ok(None);
+        };
+        if rules != under {
+            let (host, netns, rules) =
+                (Arc::clone(&self.site.host), spec.clone(), rules.to_owned());
+            blocking(move || host.reload_netns(&netns, &rules)).await??;
         }
+        Ok(Some(spec))
+    }
+
+    /// Makes the spare of a sandbox's slot its machine's; with the rules that it is under.
+    fn give_spare(
+        &self,
+        record: &SandboxRecord,
+    ) -> Result<Option<(NetnsSpec, String)>, EngineError> {
+        // Until its owner has changed nobody else may take it for left over, or for his.
+        let mut slots = self.spares.lock();
+        let Some(Spare::Ready { rules }) = slots.0.get(&record.slot).cloned() else {
+            return Ok(None);
+        };
         let (owner, to) = (Owner::Slot(record.slot), Owner::Machine(record.id));
         let spec = self
             .site
             .ledger
             .write("take spare network", Synchronous::Normal, |tx| {
                 let rows = tx.handles_of(owner)?;
-                let held = |row: &&cowslip_ledger::HandleRow| {
-                    row.kind == Netns::KIND && row.state == HandleState::Held
-                };
+                let held =
+                    |row: &&HandleRow| row.kind == Netns::KIND && row.state == HandleState::Held;
                 let Some(row) = rows.iter().find(held) else {
                     return Ok(None);
                 };
                 tx.give_handle(row, to)?;
                 Ok::<_, EngineError>(Some(row.spec::<Netns>()?))
             })?;
-        let Some(spec) = spec else { return Ok(None) };
-        if rules != self.inside(&NetworkSpec::default(), record.slot)? {
-            let (host, netns, rules) =
-                (Arc::clone(&self.site.host), spec.clone(), rules.to_owned());
-            blocking(move || host.reload_netns(&netns, &rules)).await??;
-        }
-        Ok(Some(spec))
+        slots.0.remove(&record.slot);
+        Ok(spec.map(|spec| (spec, rules)))
     }
 
     /// Makes spares as they are taken, until the engine is gone.
@@ -137,16 +184,28 @@ impl Engine {
     }
 
     /// Makes as many spares as are missing.
-    pub(crate) async fn fill_spares(&self) {
-        while let Some(slot) = self.begin_spare() {
-            let made = self.make_spare(slot).await;
-            if let Err(error) = made {
-                let why = crate::error::chain(&error).join(": ");
-                tracing::warn!(why, slot, "make a spare network");
-                self.drop_spare(slot).await;
+    pub async fn fill_spares(&self) {
+        loop {
+            let ended = self.spares.ended.lock().await;
+            if *ended {
                 return;
             }
-            self.spares.lock().0.insert(slot, Spare::Ready);
+            let Some(slot) = self.begin_spare() else {
+                return;
+            };
+            match self.make_spare(slot).await {
+                Ok(ready) => {
+                    self.spares.lock().0.insert(slot, ready);
+                }
+                Err(error) => {
+                    let why = crate::error::chain(&error).join(": ");
+                    tracing::warn!(why, slot, "make a spare network");
+                    self.drop_spare(slot).await;
+                    // The host's rules may have come for it alone.
+                    self.unpublish().await;
+                    return;
+                }
+            }
         }
     }
 
@@ -154,21 +213,19 @@ impl Engine {
     fn begin_spare(&self) -> Option<u32> {
         let wanted = usize::try_from(self.config.network.warm).unwrap_or(usize::MAX);
         let mut slots = self.spares.lock();
-        let sandboxes: Result<Vec<SandboxRecord>, EngineError> =
-            self.site.ledger.read(|tx| Ok(tx.sandboxes()?));
-        let taken: Vec<u32> = match sandboxes {
-            Ok(all) => all.iter().map(|sandbox| sandbox.slot).collect(),
+        let taken = match self.site.ledger.read(taken) {
+            Ok(taken) => taken,
             Err(error) => {
                 tracing::warn!(%error, "read who has a slot");
                 return None;
             }
         };
-        let free = slots.0.keys().filter(|slot| !taken.contains(slot)).count();
-        if free >= wanted {
+        let unused = |slot: &&u32| !taken.sandboxes.contains(slot);
+        if slots.0.keys().filter(unused).count() >= wanted {
             return None;
         }
         let spares: Vec<u32> = slots.0.keys().copied().collect();
-        let slot = lowest_free(taken.into_iter().chain(spares))?;
+        let slot = lowest_free(taken.all().chain(spares))?;
         if slot >= self.slot_count() {
             return None;
         }
@@ -176,16 +233,11 @@ impl Engine {
         Some(slot)
     }
 
-    async fn make_spare(&self, slot: u32) -> Result<(), EngineError> {
-        let spec = self.netns_spec(slot)?;
+    async fn make_spare(&self, slot: u32) -> Result<Spare, EngineError> {
         let rules = self.inside(&NetworkSpec::default(), slot)?;
-        let reserved = self
-            .site
-            .ledger
-            .reserve::<Netns>(Owner::Slot(slot), spec, &[])?;
-        let host = Arc::clone(&self.site.host);
-        blocking(move || host.make_netns(reserved, &rules).map(Held::settle)).await??;
-        Ok(())
+        self.make_netns(Owner::Slot(slot), slot, rules.clone())
+            .await?;
+        Ok(Spare::Ready { rules })
     }
 
     /// Releases a spare. What could not be is found by the next engine, or by `gc`.
@@ -202,10 +254,16 @@ impl Engine {
 
     /// Releases the spares, and the host's rules where no machine needs them any more. The engine ends.
     pub async fn close(&self) {
+        // One that is being made is waited for.
+        *self.spares.ended.lock().await = true;
         let slots: Vec<u32> = {
-            let slots = self.spares.lock();
-            let ready = |(slot, spare): (&u32, &Spare)| (*spare == Spare::Ready).then_some(*slot);
-            slots.0.iter().filter_map(ready).collect()
+            let mut slots = self.spares.lock();
+            // From here on nobody takes one.
+            slots
+                .0
+                .values_mut()
+                .for_each(|spare| *spare = Spare::Making);
+            slots.0.keys().copied().collect()
         };
         for slot in slots {
             self.drop_spare(slot).await;

@@ -425,7 +425,7 @@ impl Engine {
         self.live.remove(id);
         self.water.thaw(id);
         self.end_names(id).await;
-        self.listeners.end(id);
+        self.listeners.end(id).await;
         let site = self.site.clone();
         let unwound = blocking(move || unwind(&site, Owner::Machine(id))).await?;
         self.unpublish().await;

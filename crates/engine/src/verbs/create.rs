@@ -9,8 +9,8 @@ use cowslip_ledger::{
 use cowslip_model::api::{self, CreateRequest};
 use cowslip_model::size::MIB;
 use cowslip_model::{
-    ByteSize, DiskLimits, LayerId, Lifetime, MonitorKind, Name, OnExpiry, Resources, SandboxId,
-    SandboxSpec, SandboxState, Timestamp, Transition,
+    ByteSize, DiskLimits, LayerId, Lifetime, MonitorKind, Name, NetworkMode, OnExpiry, Resources,
+    SandboxId, SandboxSpec, SandboxState, Timestamp, Transition,
 };
 
 use crate::error::EngineError;
@@ -170,7 +170,7 @@ impl Engine {
                         name: record.name.clone(),
                     });
                 }
-                record.slot = self.free_slot(tx, &slots)?;
+                record.slot = self.free_slot(tx, &slots, record.spec.network.mode)?;
                 tx.put_layer(layer)?;
                 tx.put_sandbox(&record)?;
                 Ok(record)
@@ -178,9 +178,14 @@ impl Engine {
     }
 
     /// A number that no sandbox has, for its uid and its addresses.
-    fn free_slot(&self, tx: &Tx<'_>, slots: &Slots<'_>) -> Result<u32, EngineError> {
+    fn free_slot(
+        &self,
+        tx: &Tx<'_>,
+        slots: &Slots<'_>,
+        mode: NetworkMode,
+    ) -> Result<u32, EngineError> {
         let count = self.slot_count();
-        slots.choose(tx, count)?.ok_or_else(|| {
+        slots.choose(tx, count, mode)?.ok_or_else(|| {
             EngineError::NoSpace(format!(
                 "all {count} sandboxes that there can be are there: remove some, or raise machine.uid_count and \
                  network.range"

@@ -59,6 +59,16 @@ impl Engine {
                         .push(format!("{words}: {}", chain(&error).join(": "))),
                 }
             }
+            for (id, outcome) in engine.finish_networks().await? {
+                let words = format!("put sandbox {id} under its rules");
+                match outcome {
+                    Ok(()) => report.released.push(words),
+                    Err(error) => report
+                        .left
+                        .push(format!("{words}: {}", chain(&error).join(": "))),
+                }
+            }
+            engine.renew_host_rules().await;
             match engine.collect_layers().await {
                 Ok(layers) => report.released.extend(layers),
                 Err(error) => report.left.push(chain(&error).join(": ")),

@@ -119,7 +119,7 @@ impl Engine {
         let (host, within) = (Arc::clone(&self.site.host), netns.clone());
         blocking(move || host.reload_netns(&within, &rules)).await??;
         self.serve_names(record.id, network, &netns).await?;
-        self.listen_for_denied(record.id, &netns);
+        self.listen_for_denied(record.id, &netns).await;
         self.load_host_rules().await
     }
 
@@ -129,6 +129,24 @@ impl Engine {
             Ok(None)
         })
         .map(drop)
+    }
+
+    /// Ends changes of rules that neither came to their end nor could be taken back.
+    pub(crate) async fn finish_networks(
+        self: &Arc<Self>,
+    ) -> Result<Vec<(SandboxId, Result<(), EngineError>)>, EngineError> {
+        let sandboxes = self.site.ledger.read(|tx| tx.sandboxes())?;
+        let mut finished = Vec::new();
+        for left in sandboxes.iter().filter(|one| one.network_pending) {
+            let _busy = self.lock(left.id).await;
+            let Some(record) = self.site.ledger.read(|tx| tx.sandbox(left.id))? else {
+                continue;
+            };
+            if record.network_pending && self.live.get(record.id).is_some() {
+                finished.push((record.id, self.adopt_network(&record).await));
+            }
+        }
+        Ok(finished)
     }
 
     /// Takes over the network of a machine that an earlier engine started: ends a change of its rules that had begun, and

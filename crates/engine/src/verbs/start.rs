@@ -127,6 +127,8 @@ fn runs_now(sandbox: &mut SandboxRecord, started: &Started) {
     sandbox.state = SandboxState::Running;
     sandbox.transition = None;
     sandbox.reason = None;
+    // What it is connected to was made by this record.
+    sandbox.network_pending = false;
     sandbox.monitor = Some(started.monitor.clone());
     sandbox.started_at = Some(Timestamp::now());
     sandbox.phases.clone_from(&started.times.phases);

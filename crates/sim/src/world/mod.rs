@@ -43,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) mounts: BTreeMap<PathBuf, u64>,
     /// Who is told what a network denies, by the name of its namespace.
     pub(crate) logs: BTreeMap<PathBuf, OwnedFd>,
+    /// The host's rules for all networks; none: it has none of ours.
+    pub(crate) host_rules: Option<String>,
     pub(crate) violations: Vec<String>,
     /// Random bytes that guests were given.
     pub(crate) entropy: BTreeSet<Vec<u8>>,
@@ -62,6 +64,7 @@ impl World {
             processes: BTreeMap::new(),
             mounts: BTreeMap::new(),
             logs: BTreeMap::new(),
+            host_rules: None,
             violations: Vec::new(),
             entropy: BTreeSet::new(),
             space: Space {
@@ -114,6 +117,7 @@ impl World {
         }
         inner.mounts.clear();
         inner.logs.clear();
+        inner.host_rules = None;
         inner.entries.retain(|path, _| !path.starts_with(run));
     }
 }

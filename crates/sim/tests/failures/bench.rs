@@ -12,6 +12,8 @@ use cowslip_sim::{Rig, Snapshot};
 use cowslip_store::Backend;
 use tokio::runtime::Runtime;
 
+use crate::networks::check_networks;
+
 /// A world with a template and a kernel.
 pub(crate) struct Bench {
     pub(crate) setup: Rig,
@@ -19,6 +21,8 @@ pub(crate) struct Bench {
     /// What there was before the first sandbox.
     pub(crate) installed: Snapshot,
     handles: usize,
+    /// Networks that its engines keep ready.
+    warm: u32,
 }
 
 /// One life of an engine. Dropping it takes every task with it, as a `kill -9` does.
@@ -45,7 +49,13 @@ impl Bench {
             backend,
             installed,
             handles,
+            warm: 0,
         }
+    }
+
+    /// The same with engines that keep networks ready.
+    pub(crate) fn with_spares(self, warm: u32) -> Self {
+        Self { warm, ..self }
     }
 
     /// A new engine over what is there; it recovers first.
@@ -55,7 +65,8 @@ impl Bench {
             .build()
             .unwrap();
         let injector = faults.map_or_else(Injector::default, Injector::new);
-        let parts = self.setup.parts(self.backend, injector).unwrap();
+        let mut parts = self.setup.parts(self.backend, injector).unwrap();
+        parts.config.network.warm = self.warm;
         let (engine, _) = runtime.block_on(Engine::assemble(parts));
         Life { engine, runtime }
     }
@@ -63,11 +74,20 @@ impl Bench {
     /// Lets recovery finish what a verb that failed could not release. It is the user's next step
     /// that does so, or the next engine; here it is called for.
     pub(crate) fn recover(&self, life: &Life) {
+        self.settle_spares(life);
         life.run(life.engine.recover()).unwrap();
+    }
+
+    /// Recovery is for an engine that makes nothing: spares are made behind its back.
+    fn settle_spares(&self, life: &Life) {
+        if self.warm > 0 {
+            life.run(life.engine.fill_spares());
+        }
     }
 
     /// What must hold whenever no verb is under way.
     pub(crate) fn check(&self, life: &Life, context: &str) {
+        self.settle_spares(life);
         self.setup.world.check_guests();
         let violations = self.setup.world.violations();
         assert!(violations.is_empty(), "{context}: {violations:#?}");
@@ -77,6 +97,7 @@ impl Bench {
             adopting && again.left.is_empty(),
             "{context}: recovery found more: {again:#?}"
         );
+        check_networks(self, life, context);
         for sandbox in life.engine.sandboxes().unwrap() {
             assert_eq!(sandbox.transition, None, "{context}: {sandbox:?}");
             let guest = self.setup.world.guest(sandbox.id);
@@ -130,6 +151,11 @@ impl Bench {
                     .unwrap_or_else(|error| panic!("{context}: remove {name}: {error}"));
             }
         }
+        // Rules that an error has left lead nowhere: they go with the next network that ends, or by `gc`.
+        let tidied = life.run(life.engine.gc(false)).unwrap();
+        assert!(tidied.left.is_empty(), "{context}: {tidied:#?}");
+        life.run(life.engine.close());
+        assert_eq!(self.setup.world.host_rules(), None, "{context}");
         let left = self.installed.difference(&self.setup.world.snapshot());
         assert!(left.is_empty(), "{context}: the host differs: {left:#?}");
         let handles = life.engine.site().ledger.read(|tx| tx.handles()).unwrap();

@@ -88,7 +88,7 @@ fn fork(count: u32) -> ForkRequest {
 }
 
 /// Both forks of "point" are sound where they are, and the checkpoint is as good as before.
-fn forks_or_none(bench: &Bench, life: &Life, done: bool, context: &str) {
+pub(crate) fn forks_or_none(bench: &Bench, life: &Life, done: bool, context: &str) {
     one_is(bench, life, &[SandboxState::Running], context);
     let names = ["fork-1", "fork-2"];
     let found = names.map(|name| life.engine.sandbox(name).is_ok());
@@ -108,7 +108,7 @@ fn forks_or_none(bench: &Bench, life: &Life, done: bool, context: &str) {
 }
 
 /// The sandbox "one" is in one of these states, and what it wrote is there.
-fn one_is(bench: &Bench, life: &Life, allowed: &[SandboxState], context: &str) {
+pub(crate) fn one_is(bench: &Bench, life: &Life, allowed: &[SandboxState], context: &str) {
     let one = life
         .engine
         .sandbox("one")
@@ -180,7 +180,14 @@ fn flat_is_whole(bench: &Bench, life: &Life, done: bool, context: &str) {
     );
 }
 
+/// All verbs.
 pub(crate) fn verbs() -> Vec<Verb> {
+    let mut all = verbs_of_sandboxes();
+    all.extend(crate::networks::verbs());
+    all
+}
+
+fn verbs_of_sandboxes() -> Vec<Verb> {
     use SandboxState::{Failed, Paused, Running, Stopped};
     vec![
         Verb {
