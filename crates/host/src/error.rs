@@ -77,6 +77,15 @@ pub enum HostError {
         "nft was not found: install the package nftables, or create the sandbox with --network none"
     )]
     NoNft,
+    /// An address of a sandbox's link is on the host already.
+    #[error(
+        "this host has the address {address} already: give this engine a network.range of its own, which no network of the \
+         host and no other engine has"
+    )]
+    AddressTaken {
+        /// Which.
+        address: std::net::Ipv4Addr,
+    },
     /// A row of a kind this host does not know.
     #[error("this cowslip knows no handles of kind \"{0}\": use the version that made it")]
     UnknownKind(String),

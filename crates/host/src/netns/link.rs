@@ -182,6 +182,25 @@ async fn uplink(handle: &Handle, spec: &NetnsSpec, host: RawFd) -> Result<(), rt
     handle.route().add(route).execute().await
 }
 
+/// Refuses an address that the host has already: another engine's range is the same, or one of the host's networks is
+/// within it.
+pub(super) fn refuse_taken(spec: &NetnsSpec) -> Result<(), HostError> {
+    let look = async |handle: &Handle| {
+        let addresses = handle.address().get().set_address_filter(spec.host.into());
+        addresses
+            .execute()
+            .try_next()
+            .await
+            .map(|found| found.is_some())
+    };
+    match namespace::in_thread(|| talk(look))?
+        .map_err(failed("look for the address of", &spec.link))?
+    {
+        true => Err(HostError::AddressTaken { address: spec.host }),
+        false => Ok(()),
+    }
+}
+
 /// Sets up the host's end.
 pub(super) fn outside(spec: &NetnsSpec) -> Result<(), HostError> {
     let name = &spec.link;

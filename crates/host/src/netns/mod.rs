@@ -97,11 +97,14 @@ pub(crate) fn acquire(slot: Reservation<Netns>, rules: &str) -> Result<Held<Netn
     }
     // Of a name that is taken nothing is ours to take away.
     namespace::claim(&spec.path)?;
-    let made = namespace::make(&spec.path, || {
-        link::inside(&spec)?;
-        rules::load(rules)
-    });
-    let inode = made
+    let made = || {
+        namespace::make(&spec.path, || {
+            link::inside(&spec)?;
+            rules::load(rules)
+        })
+    };
+    let inode = link::refuse_taken(&spec)
+        .and_then(|()| made())
         .and_then(|()| link::outside(&spec))
         .and_then(|()| Inode::of(&spec.path))
         .inspect_err(|_| {

@@ -238,3 +238,66 @@ fn a_network_without_a_row_is_found_and_another_programs_link_is_left_alone() {
     bench.assert_foreign(&row);
     ip(&["link", "delete", &spec.link]);
 }
+
+// covers R64
+#[test]
+fn an_address_that_the_host_has_is_refused() {
+    if missing() {
+        return;
+    }
+    let bench = Bench::new();
+    let spec = spec(&bench, "i");
+    let held = bench
+        .host
+        .make_netns(bench.reserve::<Netns>(spec.clone()), RULES);
+    held.unwrap().settle();
+    let other = NetnsSpec {
+        host: spec.host,
+        sandbox: spec.sandbox,
+        ..self::spec(&bench, "j")
+    };
+    let error = bench
+        .host
+        .make_netns(bench.reserve::<Netns>(other.clone()), RULES)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("network.range"), "{error}");
+    let there = |spec: &NetnsSpec| links(spec).iter().any(|line| line.contains(&spec.link));
+    assert!(there(&spec) && !there(&other) && !other.path.exists());
+}
+
+// covers R65
+#[test]
+fn fifty_at_once_are_made_and_go() {
+    if missing() {
+        return;
+    }
+    let bench = Bench::new();
+    let specs: Vec<NetnsSpec> = (0..50_u8)
+        .map(|number| NetnsSpec {
+            host: Ipv4Addr::new(10, 202, 7, number * 2),
+            sandbox: Ipv4Addr::new(10, 202, 7, number * 2 + 1),
+            ..spec(&bench, &format!("{number:x}"))
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for spec in &specs {
+            let bench = &bench;
+            scope.spawn(move || {
+                let slot = bench.reserve::<Netns>(spec.clone());
+                bench.host.make_netns(slot, RULES).unwrap().settle();
+            });
+        }
+    });
+    let rows: Vec<_> = bench.ledger.read(|tx| tx.handles()).unwrap();
+    let made = rows.iter().filter(|row| row.kind == Netns::KIND);
+    assert_eq!(made.clone().count(), 50);
+    assert_eq!(links(&specs[0]).len(), 50);
+    std::thread::scope(|scope| {
+        for row in made {
+            scope.spawn(|| bench.host.release(row).unwrap());
+        }
+    });
+    assert_eq!(links(&specs[0]), [""; 0]);
+    assert!(specs.iter().all(|spec| !spec.path.exists()));
+}

@@ -76,6 +76,7 @@ impl Instance {
             eprintln!("--- the console of {:?}:\n{last}", sandbox.file_name());
         }
         self.kill_all();
+        self.drop_networks();
         // Devices outlive processes: a run in the test VM fails for those that are left, and this try may be
         // followed by another.
         if self.shared || std::env::var_os("COWSLIP_IN_TEST_VM").is_some() {
@@ -84,6 +85,26 @@ impl Instance {
             let _ = std::panic::catch_unwind(empty);
             self.kill_all();
         }
+    }
+
+    /// Takes the networks down that a failed test left: its directory cannot go while they are in it.
+    fn drop_networks(&self) {
+        let names = fs::read_dir(self.run.join("net"));
+        for name in names.into_iter().flatten().flatten() {
+            let _ = rustix::mount::unmount(name.path(), rustix::mount::UnmountFlags::DETACH);
+            let _ = fs::remove_file(name.path());
+        }
+        let instance = fs::read_to_string(self.state.join("instance")).unwrap_or_default();
+        let Some(short) = instance.get(..6) else {
+            return;
+        };
+        let script = format!(
+            "for link in /sys/class/net/cow{short}.*; do ip link del \"${{link##*/}}\"; done; \
+             nft delete table inet cowslip-{}",
+            instance.trim()
+        );
+        // The first failure is the one to tell.
+        let _ = self.command("sh").args(["-c", &script]).output();
     }
 
     fn kill_all(&self) {
