@@ -159,7 +159,9 @@ fn the_hosts_rules_go_with_the_last_network() {
 
 /// Something that happens once, before a step, when the test has said so.
 #[derive(Default)]
-struct Meanwhile(Mutex<Option<(&'static str, Box<dyn FnOnce() + Send>)>>);
+struct Meanwhile(Mutex<Option<(&'static str, Happens)>>);
+
+type Happens = Box<dyn FnOnce() + Send>;
 
 impl Faults for Meanwhile {
     fn verdict(&self, step: Step<'_>) -> Verdict {
