@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build quickstart test lint bench bench-disk bench-firecracker install clean
+.PHONY: help setup build quickstart test lint bench bench-disk bench-firecracker bench-network install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,9 @@ bench-disk: setup ## measure disks on device-mapper against commands and bare de
 
 bench-firecracker: setup ## measure sandboxes in Firecracker against its bare calls, in the test VM
 	@environment=$$(scripts/test-assets) && . "$$environment" && scripts/bench-firecracker
+
+bench-network: setup ## measure sandboxes' networks against ip, nft and bare taps, in namespaces (as root)
+	@environment=$$(scripts/test-assets rootfs guest-kernel) && . "$$environment" && scripts/bench-network
 
 install: build ## install to PREFIX (default /usr/local), under DESTDIR if it is set
 	install -D -m 0755 "$${CARGO_TARGET_DIR:-target}/release/cowslip" "$(DESTDIR)$(PREFIX)/bin/cowslip"

@@ -259,23 +259,32 @@ pub(crate) fn verbs() -> Vec<Verb> {
     ]
 }
 
-/// Rules that came to neither end are what `gc` ends.
+/// What `network set` could neither end nor take back is ended by `gc`, or by the next start.
 #[test]
-fn gc_ends_a_change_of_rules() {
-    let bench = Bench::new(Backend::Qcow2);
-    let armed = Arc::new(Armed::default());
-    let life = bench.engine(Some(armed.clone()));
-    let one = connected(&bench, &life, "one", old_rules());
-    // The new rules, and the old ones again.
-    armed.at_steps("host: reload rules", 2);
-    let set = life.engine.set_network("one", rules(new_rules()));
-    life.run(set).unwrap_err();
-    let ledger = &life.engine.site().ledger;
-    let pending = || ledger.read(|tx| tx.sandbox(one)).unwrap().unwrap();
-    assert!(pending().network_pending);
-    life.run(life.engine.gc(false)).unwrap();
-    check_networks(&bench, &life, "after gc");
-    bench.clean_up(&life, "after gc");
+fn a_change_of_rules_that_was_left_is_ended() {
+    for by_gc in [true, false] {
+        let bench = Bench::new(Backend::Qcow2);
+        let armed = Arc::new(Armed::default());
+        let life = bench.engine(Some(armed.clone()));
+        let one = connected(&bench, &life, "one", old_rules());
+        // The new rules, and the old ones again.
+        armed.at_steps("host: reload rules", 2);
+        let set = life.engine.set_network("one", rules(new_rules()));
+        life.run(set).unwrap_err();
+        let ledger = &life.engine.site().ledger;
+        let left = ledger.read(|tx| tx.sandbox(one)).unwrap().unwrap();
+        assert!(left.network_pending, "the faults missed");
+        if by_gc {
+            let report = life.run(life.engine.gc(false)).unwrap();
+            assert_eq!((report.released.len(), report.left), (1, Vec::new()));
+        } else {
+            let stop = life.engine.stop("one", StopRequest::default());
+            life.run(stop).unwrap();
+            life.run(life.engine.start("one")).unwrap();
+        }
+        check_networks(&bench, &life, "ended");
+        bench.clean_up(&life, "ended");
+    }
 }
 
 /// The first packet that is denied is told under the old rules and under the new ones.

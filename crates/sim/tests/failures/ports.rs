@@ -1,7 +1,10 @@
 //! Published ports: each leads to one sandbox, for as long as that has it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use cowslip_engine::Engine;
+use cowslip_ledger::fault::Injector;
+use cowslip_ledger::{Faults, Step, Verdict};
 use cowslip_model::api::StopRequest;
 use cowslip_store::Backend;
 use serde_json::json;
@@ -152,6 +155,53 @@ fn the_hosts_rules_go_with_the_last_network() {
     life.run(life.engine.remove("two", true)).unwrap();
     assert_eq!(world.host_rules(), None);
     bench.clean_up(&life, "gone");
+}
+
+/// Something that happens once, before a step, when the test has said so.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<(&'static str, Happens)>>);
+
+type Happens = Box<dyn FnOnce() + Send>;
+
+impl Faults for Meanwhile {
+    fn verdict(&self, step: Step<'_>) -> Verdict {
+        let happens = self.0.lock().unwrap().take_if(|(at, _)| *at == step);
+        if let Some((_, happens)) = happens {
+            happens();
+        }
+        Verdict::Proceed
+    }
+}
+
+#[test]
+fn the_hosts_rules_do_not_go_with_a_network_that_ends_while_another_is_made() {
+    // covers R65
+    let bench = Bench::new(Backend::Qcow2);
+    let meanwhile = Arc::new(Meanwhile::default());
+    let faults = Injector::new(Arc::clone(&meanwhile) as Arc<dyn Faults>);
+    let parts = bench.setup.parts(Backend::Qcow2, faults).unwrap();
+    // The one waits in its thread for the other's end.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (engine, _) = runtime.block_on(Engine::assemble(parts));
+    for name in ["one", "two"] {
+        let request = connected_request(name, json!({}));
+        runtime.block_on(engine.create(request)).unwrap();
+    }
+    runtime.block_on(engine.start("one")).unwrap();
+    let (ends, within) = (Arc::clone(&engine), runtime.handle().clone());
+    let end = move || {
+        let end = move || within.block_on(ends.remove("one", true)).unwrap();
+        std::thread::spawn(end).join().unwrap();
+    };
+    *meanwhile.0.lock().unwrap() = Some(("reserve netns for machine", Box::new(end)));
+    runtime.block_on(engine.start("two")).unwrap();
+    assert!(engine.sandbox("one").is_err(), "it did not end meanwhile");
+    assert!(bench.setup.world.host_rules().is_some());
+    assert_eq!(bench.setup.world.violations(), [""; 0]);
 }
 
 #[test]

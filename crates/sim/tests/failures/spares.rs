@@ -212,21 +212,23 @@ fn whatever_goes_wrong_with_spares_none_is_left() {
 /// Starts and ends at once: the host's rules never go while there is a network, and nobody shares one.
 #[test]
 fn networks_that_come_and_go_at_once() {
-    let bench = bench();
-    let life = bench.engine(None);
-    let engine = &life.engine;
-    for name in ["a", "b", "c"] {
-        life.run(engine.create(create_request(name))).unwrap();
-    }
-    let round = async |name: &str| {
-        for _ in 0..12 {
-            engine.start(name).await.unwrap();
-            engine.stop(name, StopRequest::default()).await.unwrap();
+    for warm in [0, WARM] {
+        let bench = Bench::new(Backend::Qcow2).with_spares(warm);
+        let life = bench.engine(None);
+        let engine = &life.engine;
+        for name in ["a", "b", "c"] {
+            life.run(engine.create(create_request(name))).unwrap();
         }
-    };
-    life.run(async { tokio::join!(round("a"), round("b"), round("c")) });
-    bench.check(&life, "at once");
-    bench.clean_up(&life, "at once");
+        let round = async |name: &str| {
+            for _ in 0..20 {
+                engine.start(name).await.unwrap();
+                engine.stop(name, StopRequest::default()).await.unwrap();
+            }
+        };
+        life.run(async { tokio::join!(round("a"), round("b"), round("c")) });
+        bench.check(&life, "at once");
+        bench.clean_up(&life, "at once");
+    }
 }
 
 #[derive(Debug, Clone)]
