@@ -163,6 +163,15 @@ impl Lab {
         })
     }
 
+    /// A socket for datagrams at one end.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    #[must_use]
+    pub fn datagrams(&self, end: End, address: Ipv4Addr, port: u16) -> UdpSocket {
+        self.inside(end, || UdpSocket::bind((address, port)).unwrap())
+    }
+
     /// A name server of the internet, at [`SITE`].
     ///
     /// # Panics
@@ -170,7 +179,7 @@ impl Lab {
     #[must_use]
     pub fn names(&self) -> Names {
         let names = Names::default();
-        names.serve(self.inside(End::Site, || UdpSocket::bind((SITE, 53)).unwrap()));
+        names.serve(self.datagrams(End::Site, SITE, 53));
         names
     }
 
