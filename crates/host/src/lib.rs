@@ -212,12 +212,6 @@ pub trait Host: Send + Sync + 'static {
     /// When there is none of that name.
     fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError>;
 
-    /// Forgets all connections of a network namespace: what comes of them next begins new ones.
-    ///
-    /// # Errors
-    /// When the namespace is not there, or the kernel cannot.
-    fn forget_connections(&self, netns: &NetnsSpec) -> Result<(), HostError>;
-
     /// Packets that the rules of a network namespace log to a group: from now on, and to nobody else. To be called in a
     /// runtime of tokio. The namespace lasts for as long as this is listened to.
     ///

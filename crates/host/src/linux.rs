@@ -240,11 +240,6 @@ impl Host for LinuxHost {
         netns::count(netns, table, counter)
     }
 
-    fn forget_connections(&self, netns: &NetnsSpec) -> Result<(), HostError> {
-        self.own_netns(netns)?;
-        netns::forget_connections(netns)
-    }
-
     fn denied_log(&self, netns: &NetnsSpec, group: u16) -> Result<DeniedLog, HostError> {
         self.own_netns(netns)?;
         netns::denied_log(netns, group)

@@ -362,10 +362,6 @@ impl Host for SimHost {
         })
     }
 
-    fn forget_connections(&self, netns: &NetnsSpec) -> Result<(), HostError> {
-        self.network(netns, "forget the connections of the network", |_| Some(()))
-    }
-
     /// One that [`World::deny`] writes to.
     fn denied_log(&self, netns: &NetnsSpec, _group: u16) -> Result<DeniedLog, HostError> {
         const OPERATION: &str = "listen to the log of the network";

@@ -55,7 +55,6 @@ async fn a_network_has_what_its_rules_have_and_tells_what_they_deny() {
         );
     };
     absent(host.open_addresses(&spec, "t", &[]));
-    absent(host.forget_connections(&spec));
     absent(host.shape_netns(&spec, None));
     absent(host.reload_netns(&spec, RULES));
     absent(host.denied_log(&spec, 1).map(drop));
@@ -72,7 +71,6 @@ async fn a_network_has_what_its_rules_have_and_tells_what_they_deny() {
     host.open_addresses(&spec, "t", &[element("name0")])
         .unwrap();
     absent(host.open_addresses(&spec, "t", &[element("name0"), element("name1")]));
-    host.forget_connections(&spec).unwrap();
     host.shape_netns(&spec, Some(1 << 20)).unwrap();
 
     let mut log = host.denied_log(&spec, 1).unwrap();

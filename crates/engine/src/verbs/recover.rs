@@ -252,7 +252,11 @@ impl Engine {
                 tracing::warn!(sandbox = %record.name, %error, "the guest does not answer yet");
             }
         }
-        self.adopt_network(record).await?;
+        // A machine is not ended over this: the rules that it was under hold, and `gc` tries again.
+        if let Err(error) = self.adopt_network(record).await {
+            let why = chain(&error).join(": ");
+            tracing::warn!(sandbox = %record.name, why, "take its network over");
+        }
         self.keep_running(id, "adopt: publish")?;
         self.live.insert(id, Arc::clone(&live));
         self.watch(id, Arc::clone(&live));

@@ -8,7 +8,6 @@
 //! no process is in there. The link bears the mark of its handle as its alias, so that another program's interface of the
 //! same name is left alone.
 
-mod connections;
 mod denied;
 mod link;
 mod namespace;
@@ -211,15 +210,6 @@ pub(crate) fn count(spec: &NetnsSpec, table: &str, counter: &str) -> Result<Coun
     within(spec, "read a counter of the network", || {
         table::count(table, counter)
     })
-}
-
-/// Forgets all connections.
-pub(crate) fn forget_connections(spec: &NetnsSpec) -> Result<(), HostError> {
-    within(
-        spec,
-        "forget the connections of the network",
-        connections::forget,
-    )
 }
 
 /// Packets that rules log to a group.

@@ -1,7 +1,7 @@
 //! What is asked of a network that is there, with real packets: between its namespace and the host, on their link.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -87,11 +87,6 @@ impl Drop for Network {
 
 fn table(words: &str) -> String {
     format!("table inet t\ndelete table inet t\ntable inet t {{\n{words}\n}}\n")
-}
-
-fn said(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
-    from.write_all(b"x")?;
-    to.read_exact(&mut [0])
 }
 
 fn element(set: &str, last: u8, seconds: u64) -> Element {
@@ -224,36 +219,6 @@ async fn what_was_denied_is_told() {
         .output()
         .unwrap();
     assert!(!String::from_utf8_lossy(&tables.stdout).contains("probe"));
-}
-
-#[test]
-fn connections_that_are_forgotten_are_asked_about_again() {
-    let begins = "tcp dport 1-65535 ct state new accept";
-    let words = |begins: &str| {
-        format!(
-            "chain output {{\n type filter hook output priority filter; policy accept;\n\
-             ct state established accept\n{begins}\nmeta l4proto tcp drop\n }}\n\
-             chain input {{\n type filter hook input priority filter; policy accept;\n\
-             ct state new drop\n }}"
-        )
-    };
-    let Some(network) = Network::new("h", &words(begins)) else {
-        return;
-    };
-    let reload = |begins| {
-        let rules = table(&words(begins));
-        network.host().reload_netns(&network.spec, &rules).unwrap();
-    };
-    let (mut near, mut far) = network.connect().unwrap();
-    said(&mut near, &mut far).unwrap();
-    network.host().forget_connections(&network.spec).unwrap();
-    said(&mut near, &mut far).unwrap();
-    said(&mut far, &mut near).unwrap();
-    reload("");
-    said(&mut near, &mut far).unwrap();
-    network.host().forget_connections(&network.spec).unwrap();
-    let ended = said(&mut near, &mut far).unwrap_err();
-    assert_eq!(ended.kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
