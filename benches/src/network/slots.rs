@@ -101,7 +101,10 @@ impl Shell {
             inside: at("inside"),
             outside: at("outside"),
         };
-        std::fs::write(&shell.rules, room.rules(slot)?)?;
+        // In a new namespace there is no table to delete first, which would take longer.
+        let rules = room.rules(slot)?;
+        let rules: Vec<String> = rules.lines().skip(2).map(str::to_owned).collect();
+        std::fs::write(&shell.rules, lines(&rules))?;
         std::fs::write(&shell.inside, lines(&shell.within()))?;
         let outside = [shell.link(), shell.host_end()].concat();
         std::fs::write(&shell.outside, lines(&outside))?;

@@ -75,7 +75,7 @@ fn print(title: &str, rows: &[(&str, &Figures)]) {
         let words: Vec<String> = figures.iter().map(|one| number(one.median())).collect();
         table.words(name, &words);
     }
-    let Some(((_, base), others)) = rows.split_first() else {
+    let Some(((first, base), others)) = rows.split_first() else {
         return;
     };
     for (name, figures) in others {
@@ -83,7 +83,7 @@ fn print(title: &str, rows: &[(&str, &Figures)]) {
         let words: Vec<String> = ratios
             .map(|(one, base)| number(base.ratio(one).median()))
             .collect();
-        table.words(&format!("the first to: {name}"), &words);
+        table.words(&format!("{first} to {name}"), &words);
     }
 }
 

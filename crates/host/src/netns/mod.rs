@@ -98,8 +98,10 @@ pub(crate) fn acquire(slot: Reservation<Netns>, rules: &str) -> Result<Held<Netn
     namespace::claim(&spec.path)?;
     let made = || {
         namespace::make(&spec.path, || {
-            link::inside(&spec)?;
-            rules::load(rules)
+            // Beside the interfaces, which no packet passes before the host's end is up.
+            let loading = rules::begin(rules::for_new(rules))?;
+            let made = link::inside(&spec);
+            loading.finish().and(made)
         })
     };
     let inode = link::refuse_taken(&spec)

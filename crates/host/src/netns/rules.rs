@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::error::HostError;
 
@@ -25,8 +25,7 @@ pub(super) fn nft() -> Option<PathBuf> {
 
 /// Loads a script into this thread's namespace.
 pub(super) fn load(script: &str) -> Result<(), HostError> {
-    let path = nft().ok_or(HostError::NoNft)?;
-    run(&path, script).map_err(|source| HostError::Rules { source })
+    begin(script)?.finish()
 }
 
 /// Chains of this thread's namespace that drop what nobody else lets pass from one interface to another.
@@ -58,7 +57,47 @@ fn dropping(list: &[u8]) -> Vec<String> {
         .collect()
 }
 
-fn run(path: &Path, script: &str) -> std::io::Result<()> {
+/// An nft at work.
+pub(super) struct Loading {
+    child: Child,
+    written: std::io::Result<()>,
+}
+
+/// What is left of a script for a namespace that is new: nothing is there that it has to take away first. The kernel waits
+/// for all processors where a transaction deletes a table, be it one of its own.
+pub(super) fn for_new(script: &str) -> &str {
+    let rest = || {
+        let (table, rest) = script.split_once('\n')?;
+        let rest = rest.strip_prefix("delete ")?.strip_prefix(table)?;
+        rest.strip_prefix('\n')
+    };
+    rest().unwrap_or(script)
+}
+
+/// Begins to load a script into this thread's namespace. To be waited for, whatever fails meanwhile.
+pub(super) fn begin(script: &str) -> Result<Loading, HostError> {
+    let path = nft().ok_or(HostError::NoNft)?;
+    start(&path, script).map_err(|source| HostError::Rules { source })
+}
+
+impl Loading {
+    /// Waits until the rules are there, or refused.
+    pub(super) fn finish(self) -> Result<(), HostError> {
+        self.end().map_err(|source| HostError::Rules { source })
+    }
+
+    fn end(self) -> std::io::Result<()> {
+        let output = self.child.wait_with_output()?;
+        if output.status.success() {
+            return self.written;
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let line = said.lines().next().unwrap_or("nft said nothing").to_owned();
+        Err(std::io::Error::other(line))
+    }
+}
+
+fn start(path: &Path, script: &str) -> std::io::Result<Loading> {
     // A child is born into the namespace of the thread that starts it.
     let mut child = Command::new(path)
         .args(["-f", "-"])
@@ -72,13 +111,7 @@ fn run(path: &Path, script: &str) -> std::io::Result<()> {
         Some(mut stdin) => stdin.write_all(script.as_bytes()),
         None => Ok(()),
     };
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return written;
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let line = said.lines().next().unwrap_or("nft said nothing").to_owned();
-    Err(std::io::Error::other(line))
+    Ok(Loading { child, written })
 }
 
 #[cfg(test)]
@@ -94,5 +127,16 @@ mod tests {
             {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}]}"#;
         assert_eq!(dropping(list), ["ip filter FORWARD"]);
         assert_eq!(dropping(b""), [""; 0]);
+    }
+
+    #[test]
+    fn nothing_is_deleted_where_nothing_is() {
+        let table = "table inet t {\n\tcounter c { }\n}\n";
+        let replacing = format!("table inet t\ndelete table inet t\n{table}");
+        assert_eq!(for_new(&replacing), table);
+        assert_eq!(for_new(table), table);
+        let other = format!("table inet u\ndelete table inet t\n{table}");
+        assert_eq!(for_new(&other), other);
+        assert_eq!(for_new(""), "");
     }
 }
