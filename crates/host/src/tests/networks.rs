@@ -246,7 +246,7 @@ fn an_address_that_the_host_has_is_refused() {
         return;
     }
     let bench = Bench::new();
-    let spec = spec(&bench, "i");
+    let spec = spec(&bench, "x");
     let held = bench
         .host
         .make_netns(bench.reserve::<Netns>(spec.clone()), RULES);
@@ -254,7 +254,7 @@ fn an_address_that_the_host_has_is_refused() {
     let other = NetnsSpec {
         host: spec.host,
         sandbox: spec.sandbox,
-        ..self::spec(&bench, "j")
+        ..self::spec(&bench, "y")
     };
     let error = bench
         .host
