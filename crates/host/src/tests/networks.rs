@@ -250,7 +250,7 @@ fn an_address_that_the_host_has_is_refused() {
     let held = bench
         .host
         .make_netns(bench.reserve::<Netns>(spec.clone()), RULES);
-    held.unwrap().settle();
+    let row = bench.row(held.unwrap());
     let other = NetnsSpec {
         host: spec.host,
         sandbox: spec.sandbox,
@@ -264,6 +264,7 @@ fn an_address_that_the_host_has_is_refused() {
     assert!(error.to_string().contains("network.range"), "{error}");
     let there = |spec: &NetnsSpec| links(spec).iter().any(|line| line.contains(&spec.link));
     assert!(there(&spec) && !there(&other) && !other.path.exists());
+    bench.release_twice(&row);
 }
 
 // covers R65
