@@ -24,6 +24,8 @@ const USER: u32 = 300_000;
 pub(crate) struct Room {
     pub(crate) site: Site,
     pub(crate) directory: TempDir,
+    /// Whether rules may log: an engine asks once, since the kernel takes long to answer.
+    log: bool,
 }
 
 impl Room {
@@ -45,7 +47,9 @@ impl Room {
             published: Vec::new(),
         };
         host.load_host_rules(&rules.to_string())?;
+        let log = host.has_packet_log()?;
         Ok(Self {
+            log,
             site: Site {
                 ledger,
                 host: Arc::new(host),
@@ -91,7 +95,7 @@ impl Room {
             range: AddressRange::default(),
             resolver: Some(SITE),
             opened: &[],
-            log: self.site.host.has_packet_log()?,
+            log: self.log,
         };
         Ok(inside.to_string())
     }
