@@ -33,6 +33,10 @@ pub const LIMITED: &str = "limited";
 /// The group that packets that were denied are logged to, some of them.
 pub const LOG_GROUP: u16 = 1;
 
+/// Addresses that one allowed name may have at a time: a guest who is allowed all names below his own may ask for any
+/// number.
+const NAME_MAX: u32 = 4096;
+
 /// The rules in a sandbox's namespace: what the guest may reach, and how its packets are translated.
 #[derive(Debug, Clone, Copy)]
 pub struct Inside<'a> {
@@ -281,7 +285,7 @@ impl Inside<'_> {
             let name = set_name(index);
             writeln!(
                 f,
-                "\tset {name} {{\n\t\ttype ipv4_addr; flags timeout{elements}\n\t}}"
+                "\tset {name} {{\n\t\ttype ipv4_addr; flags timeout; size {NAME_MAX}{elements}\n\t}}"
             )?;
         }
         Ok(())

@@ -47,6 +47,7 @@ async fn a_network_has_what_its_rules_have_and_tells_what_they_deny() {
         set: set.to_owned(),
         address: Ipv4Addr::LOCALHOST,
         lasts: Duration::from_secs(9),
+        fresh: true,
     };
     let absent = |refused: Result<(), HostError>| {
         assert!(

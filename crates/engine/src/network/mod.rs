@@ -36,7 +36,7 @@ use crate::{Engine, blocking};
 pub(crate) use denied::Listeners;
 use ports::holds;
 pub(crate) use ports::refuse_taken;
-pub(crate) use resolver::Resolvers;
+pub(crate) use resolver::{Resolvers, Sets};
 pub(crate) use spare::{Slots, Spares};
 
 /// What an engine knows of the host's rules.
@@ -130,7 +130,8 @@ impl Engine {
             NetworkMode::Nat => {
                 let netns = self.make_namespace(record).await?;
                 self.shape(network, record.spec.vmm, &netns).await?;
-                self.serve_names(record.id, network, &netns).await?;
+                self.serve_names(record.id, network, &netns, Sets::Empty)
+                    .await?;
                 self.listen_for_denied(record.id, &netns).await;
                 NetworkTo::Namespace(netns)
             }

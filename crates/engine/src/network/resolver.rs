@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use cowslip_host::{Element, Host, NetnsSpec};
@@ -63,6 +64,18 @@ impl Resolvers {
     }
 }
 
+/// What is in the sets of names when a resolver begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sets {
+    /// Nothing: the rules are new.
+    Empty,
+    /// What another engine put there.
+    Used,
+}
+
+/// Addresses that are remembered as open; more, and those whose time is over are forgotten.
+const REMEMBERED: usize = 8192;
+
 /// Opens addresses in the namespace of one machine, until its rules are replaced.
 struct NetnsGate(Arc<Door>);
 
@@ -70,32 +83,71 @@ struct Door {
     host: Arc<dyn Host>,
     netns: NetnsSpec,
     /// Held while it opens. What is on its way when the rules are replaced comes before them, or not at all.
-    open: Mutex<bool>,
+    state: Mutex<Opened>,
+}
+
+/// What is open.
+struct Opened {
+    /// Nothing is opened any more.
+    shut: bool,
+    /// Nothing is but what is known: the sets were empty in the beginning.
+    from_nothing: bool,
+    /// Until when each address is open, by its rule.
+    until: HashMap<(usize, Ipv4Addr), Instant>,
+}
+
+impl Opened {
+    /// What the kernel must be told so that these are open; none of what is open for long enough.
+    fn missing(&self, openings: &[Opening], now: Instant) -> Vec<(Element, (usize, Ipv4Addr))> {
+        let element = |opening: &Opening| {
+            let key = (opening.rule, opening.address);
+            let until = self.until.get(&key);
+            if until.is_some_and(|until| *until >= now + opening.ttl) {
+                return None;
+            }
+            let element = Element {
+                set: set_name(opening.rule),
+                address: opening.address,
+                lasts: opening.ttl,
+                fresh: self.from_nothing && until.is_none(),
+            };
+            Some((element, key))
+        };
+        openings.iter().filter_map(element).collect()
+    }
+}
+
+impl Door {
+    fn open(&self, openings: &[Opening]) -> Result<(), GateError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.shut {
+            return Err("the rules are being replaced".into());
+        }
+        let now = Instant::now();
+        let missing = state.missing(openings, now);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let elements: Vec<Element> = missing.iter().map(|(element, _)| element.clone()).collect();
+        self.host.open_addresses(&self.netns, TABLE, &elements)?;
+        if state.until.len() > REMEMBERED {
+            state.until.retain(|_, until| *until > now);
+        }
+        for (element, key) in missing {
+            state.until.insert(key, now + element.lasts);
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Gate for NetnsGate {
     async fn open(&self, openings: &[Opening]) -> Result<(), GateError> {
-        let elements: Vec<Element> = openings
-            .iter()
-            .map(|opening| Element {
-                set: set_name(opening.rule),
-                address: opening.address,
-                lasts: opening.ttl,
-            })
-            .collect();
-        if elements.is_empty() {
+        if openings.is_empty() {
             return Ok(());
         }
-        let gate = self.0.clone();
-        blocking(move || {
-            let open = gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if !*open {
-                return Err("the rules are being replaced".into());
-            }
-            Ok(gate.host.open_addresses(&gate.netns, TABLE, &elements)?)
-        })
-        .await?
+        let (door, openings) = (Arc::clone(&self.0), openings.to_vec());
+        blocking(move || door.open(&openings)).await?
     }
 }
 
@@ -118,6 +170,7 @@ impl Engine {
         id: SandboxId,
         spec: &NetworkSpec,
         netns: &NetnsSpec,
+        sets: Sets,
     ) -> Result<(), EngineError> {
         // Two cannot listen at one address.
         self.end_names(id).await;
@@ -137,7 +190,11 @@ impl Engine {
         let door = Arc::new(Door {
             host: Arc::clone(&self.site.host),
             netns: netns.clone(),
-            open: Mutex::new(true),
+            state: Mutex::new(Opened {
+                shut: false,
+                from_nothing: sets == Sets::Empty,
+                until: HashMap::new(),
+            }),
         });
         let cancel = CancellationToken::new();
         let gate = Arc::new(NetnsGate(Arc::clone(&door)));
@@ -164,11 +221,8 @@ impl Engine {
         let Some(serving) = self.resolvers.take(id) else {
             return;
         };
-        *serving
-            .door
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = false;
+        let state = serving.door.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner).shut = true;
         serving.cancel.cancel();
         // One that panicked has ended as well.
         let _ = serving.task.await;
@@ -200,6 +254,32 @@ fn usable(servers: impl Iterator<Item = IpAddr>) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_open_for_long_enough_is_not_opened_again() {
+        let now = Instant::now();
+        let seconds = std::time::Duration::from_secs;
+        let opening = |address: u8, ttl| Opening {
+            rule: 1,
+            address: Ipv4Addr::new(192, 0, 2, address),
+            ttl: seconds(ttl),
+        };
+        let mut state = Opened {
+            shut: false,
+            from_nothing: true,
+            until: HashMap::from([((1, Ipv4Addr::new(192, 0, 2, 1)), now + seconds(60))]),
+        };
+        let both = [opening(1, 60), opening(2, 60)];
+        let missing = state.missing(&both, now);
+        assert_eq!(missing.len(), 1);
+        let (element, key) = &missing[0];
+        assert_eq!((element.fresh, key.1.octets()[3]), (true, 2));
+        // One that is there would run out too early: it is put there anew.
+        let missing = state.missing(&[opening(1, 61)], now);
+        assert!(!missing[0].0.fresh);
+        state.from_nothing = false;
+        assert!(!state.missing(&both, now)[0].0.fresh);
+    }
 
     #[test]
     fn the_hosts_own_resolver_is_asked_if_it_can_be() {

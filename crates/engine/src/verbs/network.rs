@@ -7,7 +7,7 @@ use cowslip_model::api::{self, NetworkRules};
 use cowslip_model::{NetworkMode, NetworkSpec, SandboxId, SandboxState};
 
 use crate::error::EngineError;
-use crate::network::refuse_taken;
+use crate::network::{Sets, refuse_taken};
 use crate::{Engine, blocking, to_the_end};
 
 impl Engine {
@@ -118,7 +118,8 @@ impl Engine {
         self.end_names(record.id).await;
         let (host, within) = (Arc::clone(&self.site.host), netns.clone());
         blocking(move || host.reload_netns(&within, &rules)).await??;
-        self.serve_names(record.id, network, &netns).await?;
+        self.serve_names(record.id, network, &netns, Sets::Empty)
+            .await?;
         self.listen_for_denied(record.id, &netns).await;
         self.load_host_rules().await
     }
@@ -162,7 +163,7 @@ impl Engine {
         let Some(netns) = self.netns_of(record.id)? else {
             return Ok(());
         };
-        self.serve_names(record.id, &record.spec.network, &netns)
+        self.serve_names(record.id, &record.spec.network, &netns, Sets::Used)
             .await?;
         self.listen_again(record.id, &netns).await
     }

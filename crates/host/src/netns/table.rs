@@ -55,6 +55,9 @@ pub struct Element {
     pub address: Ipv4Addr,
     /// For how long from now; at least a second.
     pub lasts: Duration,
+    /// It was never put there. One that may be there is deleted first, and a transaction that deletes waits for all
+    /// processors.
+    pub fresh: bool,
 }
 
 /// What a counter has counted since its rules were loaded.
@@ -103,7 +106,7 @@ pub(super) fn add(table: &str, elements: &[Element]) -> io::Result<()> {
 
 /// Before Linux 6.12 adding what is there changes nothing, and deleting what is not there is an error: so it is added,
 /// deleted, and added.
-fn renewal(table: &str, element: &Element) -> [Message; 3] {
+fn renewal(table: &str, element: &Element) -> Vec<Message> {
     let lasts = element.lasts.max(LEAST).as_millis();
     let lasts = u64::try_from(lasts).unwrap_or(u64::MAX);
     let change = |kind, flags, timeout: Option<u64>| {
@@ -120,11 +123,11 @@ fn renewal(table: &str, element: &Element) -> [Message; 3] {
             .text(NAME, &element.set)
             .nest(ELEMENTS, list)
     };
-    [
-        change(NEW_ELEMENT, CREATE, Some(lasts)),
-        change(DELETE_ELEMENT, 0, None),
-        change(NEW_ELEMENT, CREATE, Some(lasts)),
-    ]
+    let add = || change(NEW_ELEMENT, CREATE, Some(lasts));
+    match element.fresh {
+        true => vec![add()],
+        false => vec![add(), change(DELETE_ELEMENT, 0, None), add()],
+    }
 }
 
 /// What a counter with a name has counted.

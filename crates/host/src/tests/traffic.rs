@@ -94,6 +94,7 @@ fn element(set: &str, last: u8, seconds: u64) -> Element {
         set: set.to_owned(),
         address: Ipv4Addr::new(192, 0, 2, last),
         lasts: Duration::from_secs(seconds),
+        fresh: false,
     }
 }
 
