@@ -238,7 +238,13 @@ impl Instance {
             Some(path) => {
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net={}", path.display()));
-                command.arg("--").arg(program);
+                command.arg("--");
+                if let Some(uid) = self.setup.user {
+                    // Only root can enter it.
+                    let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+                    command.arg("setpriv").args(ids).arg("--clear-groups");
+                }
+                command.arg(program);
                 command
             }
         };
@@ -260,9 +266,10 @@ impl Instance {
                 command.env("COWSLIP_STATE_DIR", &self.state);
             }
             Some(uid) => {
+                if self.setup.netns.is_none() {
+                    command.uid(uid).gid(uid);
+                }
                 command
-                    .uid(uid)
-                    .gid(uid)
                     .env_remove("COWSLIP_STATE_DIR")
                     .env("HOME", base.join("home"))
                     .env("XDG_RUNTIME_DIR", base.join("runtime"));
