@@ -138,6 +138,24 @@ impl Lab {
         }
     }
 
+    /// Gives whoever connects to a port so many bytes.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn serve_bytes(&self, end: End, port: u16, length: usize) {
+        let listener = self.inside(end, || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 512];
+                let _ = stream.read(&mut request);
+                let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                // One that has enough goes.
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.write_all(&vec![b'x'; length]);
+            }
+        });
+    }
+
     /// Takes connections on a port, and says nothing to anybody.
     ///
     /// # Panics

@@ -132,6 +132,16 @@ pub enum NetworkError {
         /// The other.
         second: PublishedPort,
     },
+    /// More rules than anybody could mean.
+    #[error("{count} {what}: give at most {most}")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        most: usize,
+    },
     /// A limit under which nothing passes.
     #[error("a limit of {what} lets nothing through: give at least {least}")]
     TooSlow {
@@ -144,6 +154,10 @@ pub enum NetworkError {
 
 /// The least bandwidth: some packets of the largest size in a second.
 const LEAST_BANDWIDTH: u64 = 16 << 10;
+/// Rules of a kind at most: every packet is asked about by all of them.
+const RULES_MAX: usize = 256;
+/// Published ports at most.
+const PORTS_MAX: usize = 256;
 const LEAST_PACKETS: u64 = 10;
 
 impl NetworkSpec {
@@ -152,6 +166,15 @@ impl NetworkSpec {
     /// # Errors
     /// With what does not.
     pub fn check(&self) -> Result<(), NetworkError> {
+        for (count, what, most) in [
+            (self.allow.len(), "allowing rules", RULES_MAX),
+            (self.deny.len(), "denying rules", RULES_MAX),
+            (self.publish.len(), "published ports", PORTS_MAX),
+        ] {
+            if count > most {
+                return Err(NetworkError::TooMany { count, what, most });
+            }
+        }
         let ruled = match () {
             () if !self.allow.is_empty() => Some("--allow"),
             () if !self.deny.is_empty() => Some("--deny"),
@@ -303,6 +326,18 @@ mod tests {
             let error = publish(clash).check().unwrap_err();
             assert!(matches!(error, NetworkError::Twice { .. }));
         }
+    }
+
+    #[test]
+    fn rules_are_bounded() {
+        let rule: NetworkRule = "1.1.1.1".parse().unwrap();
+        let denied = |count| NetworkSpec {
+            deny: vec![rule.clone(); count],
+            ..spec()
+        };
+        assert_eq!(denied(256).check(), Ok(()));
+        let error = denied(257).check().unwrap_err().to_string();
+        assert!(error.contains("257 denying rules"), "{error}");
     }
 
     #[test]

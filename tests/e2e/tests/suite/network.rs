@@ -393,3 +393,23 @@ fn many_at_once_have_addresses_of_their_own() {
         );
     }
 }
+
+#[test]
+fn a_guest_is_no_faster_than_it_may_be() {
+    const LENGTH: usize = 3 << 20;
+    let Some(lab) = lab() else { return };
+    lab.serve_bytes(End::Site, 8000, LENGTH);
+    let host = host(&lab, "");
+    let limit = "--network-bandwidth 1m";
+    let _ = host
+        .say(&format!("run -d --name one {limit} box -- sleep 1000"))
+        .ok();
+    let begun = std::time::Instant::now();
+    let script = format!("wget -q -O - http://{SITE}:8000/ | wc -c");
+    assert_eq!(host.sh("one", &script).ok(), LENGTH.to_string());
+    let took = begun.elapsed().as_secs_f64();
+    assert!(took > 2.0, "{took} s for 3 MiB with 1 MiB a second");
+    host.say("create --network-bandwidth 10 box")
+        .run()
+        .refused(&["16K"]);
+}
