@@ -71,6 +71,7 @@ const BENCHES: &[&str] = &[
     "cowslip-ledger",
     "cowslip-host",
     "cowslip-store",
+    "cowslip-network",
     "cowslip-proto",
     "cowslip-engine",
     "cowslip-e2e",

@@ -208,7 +208,7 @@ pub(crate) struct Connection {
     #[command(flatten)]
     rules: Rules,
     /// Bytes that it may send, and as many that it may receive, in a second, as 10m
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = NETWORK)]
+    #[arg(long, value_name = "SIZE", help_heading = NETWORK)]
     network_bandwidth: Option<ByteSize>,
     /// Packets that it may send, and as many that it may receive, in a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = NETWORK)]
