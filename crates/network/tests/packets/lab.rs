@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -181,6 +181,30 @@ impl Lab {
                 }
             });
         }
+    }
+
+    /// Answers each datagram with the address that it sees as its sender's.
+    pub(crate) fn serve_datagrams(&self, namespace: &str, port: u16) {
+        let socket = self.inside(namespace, || UdpSocket::bind(("0.0.0.0", port)).unwrap());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(from.ip().to_string().as_bytes(), from);
+            }
+        });
+    }
+
+    /// As whom that sees a datagram from a namespace; none where no answer comes.
+    pub(crate) fn datagram_seen(&self, from: &str, to: Ipv4Addr, port: u16) -> Option<String> {
+        self.inside(from, || {
+            let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect((to, port)).ok()?;
+            socket.send(b"?").ok()?;
+            let mut buffer = [0; 64];
+            let length = socket.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
     }
 
     /// As whom a server sees what connects from a namespace; none where it is closed.

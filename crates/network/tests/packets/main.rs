@@ -80,3 +80,37 @@ fn only_what_is_allowed_is_open_and_what_is_published_leads_in() {
     assert_eq!(lab.seen("site", link.sandbox, 22), None);
     assert_eq!(lab.seen("guest", HOST, 8080), None);
 }
+
+#[test]
+fn datagrams_are_published_and_refused_like_connections() {
+    let spec = NetworkSpec {
+        deny: words(&["93.184.216.34:5300"]),
+        publish: words(&["5353:53/udp", "127.0.0.1:5354:53/udp"]),
+        ..NetworkSpec::default()
+    };
+    let Some(lab) = lab("udp", &spec, None) else {
+        return;
+    };
+    lab.serve_datagrams("guest", 53);
+    lab.serve_datagrams("guest", 54);
+    for port in [5300, 5301] {
+        lab.serve_datagrams("site", port);
+    }
+    let link = AddressRange::default().addresses(Slot(300)).unwrap();
+    let local = Ipv4Addr::LOCALHOST;
+    for port in [5353, 5354] {
+        let seen = lab.datagram_seen("host", local, port);
+        assert_eq!(seen, Some(link.host.to_string()), "{port}");
+    }
+    assert_eq!(
+        lab.datagram_seen("site", HOST, 5353),
+        Some(SITE.to_string())
+    );
+    assert_eq!(lab.datagram_seen("site", HOST, 5354), None);
+    assert_eq!(lab.datagram_seen("host", link.sandbox, 54), None);
+    assert_eq!(
+        lab.datagram_seen("guest", SITE, 5301),
+        Some(HOST.to_string())
+    );
+    assert_eq!(lab.datagram_seen("guest", SITE, 5300), None);
+}

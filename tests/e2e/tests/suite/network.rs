@@ -81,6 +81,15 @@ fn a_guest_has_the_internet_and_nothing_else() {
             .ok(),
         "there"
     );
+    // IPv6 is off, and leads nowhere for a guest that turns it on.
+    let six = "test ! -e /proc/net/if_inet6 || ! grep -q eth0 /proc/net/if_inet6 && echo off";
+    assert_eq!(host.sh("one", six).ok(), "off");
+    let gateway = "fe80::c0:57ff:fe00:2";
+    let six = format!(
+        "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6; ip -6 address add fd00::2/64 dev eth0; \
+         ping -6 -c 1 -W 2 {gateway}%eth0 >/dev/null 2>&1 || echo closed"
+    );
+    assert_eq!(host.sh("one", &six).ok().lines().last(), Some("closed"));
     // Another sandbox is as far away as anything private.
     let _ = host
         .say("run -d --name two box -- sh -c")
@@ -369,22 +378,20 @@ fn many_at_once_have_addresses_of_their_own() {
     let host = host(&lab, "warm = 4");
     let _ = host.say("run -d --name first box -- sleep 1000").ok();
     let _ = host.say("checkpoint create first --name point").ok();
-    let made: Vec<_> = (0..4)
+    let made: Vec<_> = (0..20)
         .map(|number| host.say(&format!("create --name s{number} box")).start())
         .collect();
     for one in made {
         let _ = one.wait().ok();
     }
-    let _ = host.say("fork point --count 6 --name fork").ok();
-    let mut addresses: Vec<_> = host
-        .sandboxes()
-        .iter()
-        .map(|name| host.sandbox(name).network.address.unwrap())
-        .collect();
+    let _ = host.say("fork point --count 50 --name fork").ok();
+    let all: Vec<Sandbox> = host.say("ls --all").json();
+    let address = |one: &Sandbox| one.network.address.unwrap();
+    let mut addresses: Vec<_> = all.iter().map(address).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    assert_eq!(addresses.len(), 11);
-    for number in 1..=6 {
+    assert_eq!(addresses.len(), 71);
+    for number in [1, 2, 25, 49, 50] {
         let fork = format!("fork-{number}");
         assert_eq!(
             page(&host, &fork, SITE),
