@@ -145,7 +145,8 @@ impl Engine {
 
     async fn make_namespace(&self, record: &SandboxRecord) -> Result<NetnsSpec, EngineError> {
         self.require_forwarding().await?;
-        self.refuse_held_ports(record).await?;
+        self.refuse_held_ports(record.spec.network.publish.iter())
+            .await?;
         let rules = self.inside(&record.spec.network, record.slot)?;
         let spec = match self.take_spare(record, &rules).await? {
             Some(spec) => spec,

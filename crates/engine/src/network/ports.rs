@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cowslip_ledger::{SandboxRecord, Tx};
 use cowslip_model::network::PublishedPort;
-use cowslip_model::{NetworkMode, NetworkSpec, SandboxId, SandboxState};
+use cowslip_model::{NetworkSpec, SandboxId, SandboxState};
 
 use crate::error::EngineError;
 use crate::{Engine, blocking};
@@ -55,14 +55,12 @@ impl Engine {
     /// Refuses ports that another program of this host listens on: what it is sent would be taken from it.
     pub(crate) async fn refuse_held_ports(
         &self,
-        record: &SandboxRecord,
+        ports: impl Iterator<Item = &PublishedPort>,
     ) -> Result<(), EngineError> {
-        if record.spec.network.mode != NetworkMode::Nat {
-            return Ok(());
-        }
-        for port in record.spec.network.publish.clone() {
+        for port in ports {
             let (host, asked) = (Arc::clone(&self.site.host), port.clone());
             if let Some(by) = blocking(move || host.port_holder(&asked)).await?? {
+                let port = port.clone();
                 return Err(EngineError::PortTaken { port, by });
             }
         }

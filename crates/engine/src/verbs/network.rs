@@ -45,27 +45,17 @@ impl Engine {
                 "the ports of a user-mode network stay as they are while it is used: stop the sandbox first".to_owned(),
             ));
         }
-        let added = SandboxRecord {
-            spec: cowslip_model::SandboxSpec {
-                network: NetworkSpec {
-                    publish: new
-                        .publish
-                        .iter()
-                        .filter(|port| !old.publish.contains(port))
-                        .cloned()
-                        .collect(),
-                    ..new.clone()
-                },
-                ..before.spec.clone()
-            },
-            ..before.clone()
-        };
-        if running {
-            self.refuse_held_ports(&added).await?;
+        let changes = running && new.mode == NetworkMode::Nat;
+        if changes {
+            let added = new
+                .publish
+                .iter()
+                .filter(|port| !old.publish.contains(port));
+            self.refuse_held_ports(added).await?;
         }
         // The record first: what is in it is what the next engine puts the sandbox under.
-        let record = self.record_network(id, &new, running)?;
-        if !running || new.mode != NetworkMode::Nat {
+        let record = self.record_network(id, &new, changes)?;
+        if !changes {
             return Ok(record);
         }
         match self.put_under_rules(&record).await {
