@@ -14,6 +14,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use cowslip_engine::config::NetworkChoice;
 use cowslip_engine::images::Ext4Images;
 use cowslip_engine::parts::{FixedMonitor, Parts};
 use cowslip_engine::verbs::recover::Recovered;
@@ -49,6 +50,8 @@ impl Life {
         let mut config = Config::default();
         config.paths.state = place.state();
         config.paths.run = place.run();
+        // No boot of this machine's takes its networks away between two lives.
+        config.network.mode = NetworkChoice::None;
         // The disk is small, and what there is of it enough.
         config.storage.low_water = ByteSize(0);
         let parts = Parts {
