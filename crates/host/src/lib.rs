@@ -35,7 +35,7 @@ mod strays;
 mod tests;
 pub mod usage;
 
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -158,6 +158,15 @@ pub trait Host: Send + Sync + 'static {
     /// # Errors
     /// When the host does not tell.
     fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError>;
+
+    /// The text of this host's resolv.conf(5); empty where it has none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn resolv_conf(&self) -> Result<String, HostError>;
+
+    /// Whether an address is one of this host's own.
+    fn has_address(&self, address: Ipv4Addr) -> bool;
 
     /// Who listens on a port that is to be published, in words; none: nobody.
     ///

@@ -1,6 +1,6 @@
 //! The real host: dispatches to the file of each kind.
 
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
@@ -196,6 +196,14 @@ impl Host for LinuxHost {
 
     fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError> {
         netns::forwarding_is_dropped()
+    }
+
+    fn resolv_conf(&self) -> Result<String, HostError> {
+        netns::resolv_conf()
+    }
+
+    fn has_address(&self, address: Ipv4Addr) -> bool {
+        netns::has_address(address)
     }
 
     fn port_holder(&self, port: &PublishedPort) -> Result<Option<String>, HostError> {

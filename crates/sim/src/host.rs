@@ -300,6 +300,14 @@ impl Host for SimHost {
         Ok(Vec::new())
     }
 
+    fn resolv_conf(&self) -> Result<String, HostError> {
+        Ok(String::new())
+    }
+
+    fn has_address(&self, address: Ipv4Addr) -> bool {
+        address.is_loopback()
+    }
+
     fn port_holder(&self, _port: &PublishedPort) -> Result<Option<String>, HostError> {
         Ok(None)
     }

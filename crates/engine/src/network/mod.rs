@@ -207,7 +207,7 @@ impl Engine {
             spec,
             addresses: self.addresses(slot)?,
             range,
-            resolver: self.upstream_of(spec),
+            resolver: self.upstream_of(spec)?,
             opened: &[],
             log: self.has_packet_log()?,
         };

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -41,16 +40,9 @@ struct Serving {
 
 impl Resolvers {
     pub(crate) fn new(config: &Config) -> Self {
-        let servers = &config.network.resolvers;
-        let upstream = match servers.is_empty() {
+        let upstream = match config.network.resolvers.is_empty() {
             true => Upstream::of_file(RESOLV_CONF),
-            false => Upstream::new(Servers {
-                addresses: servers
-                    .iter()
-                    .map(|server| (*server, PORT).into())
-                    .collect(),
-                ..Servers::default()
-            }),
+            false => Upstream::new(given(config)),
         };
         Self {
             upstream,
@@ -153,15 +145,17 @@ impl Gate for NetnsGate {
 
 impl Engine {
     /// The name server of the host that a guest's questions are passed on to; none: the engine answers them.
-    pub(crate) fn upstream_of(&self, spec: &NetworkSpec) -> Option<Ipv4Addr> {
+    pub(crate) fn upstream_of(&self, spec: &NetworkSpec) -> Result<Option<Ipv4Addr>, EngineError> {
         if spec.governs_names() {
-            return None;
+            return Ok(None);
         }
-        if !self.config.network.resolvers.is_empty() {
-            return usable(self.config.network.resolvers.iter().copied());
-        }
-        let text = std::fs::read_to_string(Path::new(RESOLV_CONF)).unwrap_or_default();
-        first_server(&text)
+        let host = &self.site.host;
+        let servers = match self.config.network.resolvers.is_empty() {
+            true => Servers::parse(&host.resolv_conf()?),
+            false => given(&self.config),
+        };
+        // What is passed on to one of this host's own addresses is stopped there.
+        Ok(first_of_ipv4(&servers).filter(|address| !host.has_address(*address)))
     }
 
     /// Answers the questions of a machine's guest from now on, where the rules want it.
@@ -174,7 +168,8 @@ impl Engine {
     ) -> Result<(), EngineError> {
         // Two cannot listen at one address.
         self.end_names(id).await;
-        if self.upstream_of(spec).is_some() {
+        // Which of both an earlier engine's rules say is not known; who answers unasked does no harm.
+        if sets == Sets::Empty && self.upstream_of(spec)?.is_some() {
             return Ok(());
         }
         let (host, within) = (Arc::clone(&self.site.host), netns.clone());
@@ -229,26 +224,22 @@ impl Engine {
     }
 }
 
-/// The first server of a resolv.conf(5), if it can be asked by a guest.
-fn first_server(text: &str) -> Option<Ipv4Addr> {
-    let server = |line: &str| {
-        let mut words = line.split_whitespace();
-        let is_server = words.next() == Some("nameserver");
-        words.next().filter(|_| is_server)?.parse().ok()
-    };
-    usable(text.lines().filter_map(server))
+/// The servers that the configuration names.
+fn given(config: &Config) -> Servers {
+    let servers = config.network.resolvers.iter();
+    Servers {
+        addresses: servers.map(|server| (*server, PORT).into()).collect(),
+        ..Servers::default()
+    }
 }
 
-/// The first of IPv4, if packets can be passed on to it: one of this host's own addresses is closed to guests.
-fn usable(servers: impl Iterator<Item = IpAddr>) -> Option<Ipv4Addr> {
-    let mut servers = servers.filter_map(|server| match server {
+fn first_of_ipv4(servers: &Servers) -> Option<Ipv4Addr> {
+    let addresses = servers.addresses.iter();
+    let mut addresses = addresses.filter_map(|server| match server.ip() {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     });
-    servers
-        .next()
-        // Only an address of this host can be bound.
-        .filter(|address| std::net::UdpSocket::bind((*address, 0)).is_err())
+    addresses.next()
 }
 
 #[cfg(test)]
@@ -282,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_resolver_is_asked_if_it_can_be() {
-        let server = |text| first_server(text).map(|address| address.to_string());
+    fn the_first_name_server_of_ipv4_is_asked() {
+        let server = |text| first_of_ipv4(&Servers::parse(text)).map(|address| address.to_string());
         let lan = "# c\nsearch a\nnameserver 192.168.1.1\nnameserver 8.8.8.8\n";
         assert_eq!(server(lan).as_deref(), Some("192.168.1.1"));
-        let both = "nameserver fe80::1%eth0\nnameserver ::1\nnameserver 10.0.0.2\n";
+        let both = "nameserver ::1\nnameserver 10.0.0.2\n";
         assert_eq!(server(both).as_deref(), Some("10.0.0.2"));
-        assert_eq!(server("nameserver 127.0.0.53\noptions edns0\n"), None);
-        assert_eq!(server("nameserver\nnameservers 1.1.1.1\n"), None);
-        assert_eq!(server(""), None);
+        assert_eq!(server("nameserver ::1\n"), None);
+        // Without one the host itself is.
+        assert_eq!(server("").as_deref(), Some("127.0.0.1"));
     }
 }

@@ -33,7 +33,7 @@ pub use self::table::{Count, Element};
 use crate::error::HostError;
 use crate::file::Inode;
 
-pub(crate) use ports::holder as port_holder;
+pub(crate) use ports::{has_address, holder as port_holder, resolv_conf};
 pub(crate) use rules::forwarding_is_dropped;
 
 /// The kind.

@@ -1,12 +1,15 @@
-//! Who has a port of the host.
+//! Who has a port or an address of the host, and whom it asks for names.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::{fs, io};
 
 use cowslip_model::{PublishedPort, Transport};
 
 use crate::error::HostError;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Who listens where a port is to be published, in words. Only a try tells, and only a look at all processes who it is.
 pub(crate) fn holder(port: &PublishedPort) -> Result<Option<String>, HostError> {
@@ -24,6 +27,20 @@ pub(crate) fn holder(port: &PublishedPort) -> Result<Option<String>, HostError> 
         }
         Err(error) => Err(HostError::process("try the port", at)(error)),
     }
+}
+
+/// The text of resolv.conf(5).
+pub(crate) fn resolv_conf() -> Result<String, HostError> {
+    let path = Path::new(RESOLV_CONF);
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => other.map_err(HostError::path("read", path)),
+    }
+}
+
+/// Whether an address is one of this host's: only such a one can be bound.
+pub(crate) fn has_address(address: Ipv4Addr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The process that has the port, as "sshd (process 123)".
@@ -82,6 +99,13 @@ fn sockets(table: &str, port: &PublishedPort) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_address_of_this_host_is_its_own() {
+        assert!(has_address(Ipv4Addr::LOCALHOST));
+        assert!(!has_address(Ipv4Addr::new(192, 0, 2, 77)));
+        resolv_conf().unwrap();
+    }
 
     #[test]
     fn a_taken_port_names_who_has_it() {

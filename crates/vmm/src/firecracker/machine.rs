@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cowslip_host::process::{Credentials, ProcessIdentity, ProcessSpec};
-use cowslip_model::{CpuTemplate, DiskLayer, DiskLimits, Durability, NetworkLimits, SandboxId};
+use cowslip_model::{CpuTemplate, DiskLayer, Durability, SandboxId};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{
     Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
-    MachineConfiguration, NetworkDevice, RateLimiter, SnapshotCreate, SnapshotKind, SnapshotLoad,
-    TokenBucket, Vsock,
+    MachineConfiguration, NetworkDevice, SnapshotCreate, SnapshotKind, SnapshotLoad, Vsock,
 };
+use super::devices::{network_device, rate_limiter};
 use super::farewell::{Farewell, Listener};
 use super::image::Content;
 use super::launch::failed;
@@ -36,10 +36,7 @@ use super::paths::{self, Exchange, Paths, seen};
 use super::{ending, image, jail, vsock};
 use crate::console::{self, BoundedLog};
 use crate::ending::Ending;
-use crate::{
-    AgentChannel, Machine, MachineConfig, NetworkInterface, NetworkTo, RunState, Saved, VmmError,
-    blocking, words,
-};
+use crate::{AgentChannel, Machine, MachineConfig, RunState, Saved, VmmError, blocking, words};
 
 /// How long a process may take until it listens, in seconds. It takes some 10 ms; this only ends a
 /// start that would hang for ever.
@@ -53,7 +50,6 @@ const AGENT_PORT: u32 = 10_320;
 /// The guest's vsock address; the least there is, since no two machines share a socket.
 const GUEST_CID: u32 = 3;
 const DISK: &str = "root";
-const NETWORK: &str = "eth0";
 /// Words of every guest's command line: speak on the serial console, and let a panic or a power-off end
 /// the machine, for which it has only the reset of the keyboard controller (`reboot=k`).
 const COMMAND_LINE: &[&str] = &[
@@ -468,38 +464,6 @@ fn remove(path: &Path) {
         }
         _ => {}
     }
-}
-
-/// The guest's interface. What else there is than taps Firecracker has not.
-fn network_device(network: &NetworkInterface) -> Result<NetworkDevice, VmmError> {
-    let NetworkTo::Namespace(netns) = &network.to else {
-        return Err(VmmError::Unusable {
-            program: "Firecracker".to_owned(),
-            why: "it has no user-mode network: take --network nat or none, or --vmm qemu"
-                .to_owned(),
-        });
-    };
-    let NetworkLimits { bandwidth, packets } = network.limits;
-    let limiter = (!network.limits.is_none()).then(|| RateLimiter {
-        bandwidth: bandwidth.map(|bytes| TokenBucket::per_second(bytes.bytes())),
-        ops: packets.map(TokenBucket::per_second),
-    });
-    Ok(NetworkDevice {
-        iface_id: NETWORK.to_owned(),
-        host_dev_name: netns.tap.name.clone(),
-        guest_mac: network.mac_text(),
-        rx_rate_limiter: limiter,
-        tx_rate_limiter: limiter,
-    })
-}
-
-fn rate_limiter(limits: &DiskLimits) -> Option<RateLimiter> {
-    (!limits.is_none()).then(|| RateLimiter {
-        bandwidth: limits
-            .bandwidth
-            .map(|bytes| TokenBucket::per_second(bytes.bytes())),
-        ops: limits.operations.map(TokenBucket::per_second),
-    })
 }
 
 /// The guest kernel's command line; later words win, so the caller's come last.

@@ -14,6 +14,7 @@
 //! unwinding its owner.
 
 pub mod api;
+mod devices;
 mod ending;
 mod farewell;
 mod image;
