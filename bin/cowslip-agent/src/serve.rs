@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cowslip_proto::limits::{MAX_CALLS, MAX_MESSAGE_BYTES, VSOCK_PORT};
+use cowslip_proto::limits::{BELL_PORT, MAX_CALLS, MAX_MESSAGE_BYTES, VSOCK_PORT};
 use cowslip_proto::link;
 use cowslip_proto::pb::agent_server::AgentServer;
 use hyper::server::conn::http2;
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
 use crate::port::Port;
 use crate::service::Service;
@@ -100,6 +100,7 @@ impl Server {
     /// When nothing can be accepted (any more).
     pub(crate) async fn vsock(&self) -> io::Result<()> {
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, VSOCK_PORT))?;
+        tokio::spawn(ring());
         let mut open = Newest::default();
         loop {
             let (stream, _) = listener.accept().await?;
@@ -132,6 +133,11 @@ impl Server {
         let mut open = self.open.subscribe();
         let _ = tokio::time::timeout(LAST_WORDS, open.wait_for(|&n| n == 0)).await;
     }
+}
+
+/// Tells a host that waits for it that there is a listener now. One that does not wait has nobody there.
+async fn ring() {
+    let _ = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, BELL_PORT)).await;
 }
 
 /// The newest [`MAX_CONNECTIONS`]; a further one ends the oldest.

@@ -7,6 +7,9 @@ pub const PORT_NAME: &str = "org.cowslip.agent";
 /// Port on which the agent listens for plain HTTP/2 over vsock.
 pub const VSOCK_PORT: u32 = 10_320;
 
+/// Port of the host on which the agent rings when it listens: a connection that is made and ends. Nobody need answer.
+pub const BELL_PORT: u32 = 10_321;
+
 /// Largest message that either side takes, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of data in one message of a stream.

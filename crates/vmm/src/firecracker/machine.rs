@@ -33,7 +33,8 @@ use super::farewell::{Farewell, Listener};
 use super::image::Content;
 use super::launch::failed;
 use super::paths::{self, Exchange, Paths, seen};
-use super::{ending, image, jail, vsock};
+use super::vsock::{self, Vsock as Socket};
+use super::{ending, image, jail};
 use crate::console::{self, BoundedLog};
 use crate::ending::Ending;
 use crate::{AgentChannel, Machine, MachineConfig, RunState, Saved, VmmError, blocking, words};
@@ -79,6 +80,8 @@ pub(super) struct FirecrackerMachine {
     tracks_memory: bool,
     /// The present agent channel, to end it when the next is opened.
     agent: Mutex<Option<OwnedFd>>,
+    /// Held by who connects to the agent.
+    connecting: tokio::sync::Mutex<()>,
     console: JoinHandle<()>,
     console_log: PathBuf,
     /// Bytes that were in it before.
@@ -126,6 +129,7 @@ impl FirecrackerMachine {
                 .map(|chain| (chain.top.path.clone(), chain.durability)),
             tracks_memory: config.track_memory,
             agent: Mutex::new(None),
+            connecting: tokio::sync::Mutex::default(),
             console: tokio::spawn(async move {
                 console::drain(console, log, |bytes| listener.listen(bytes)).await;
                 drop(printing);
@@ -546,9 +550,14 @@ impl Machine for FirecrackerMachine {
             path: self.paths.vsock.clone(),
             source,
         };
-        let stream = vsock::connect(&self.paths.vsock, AGENT_PORT)
-            .await
-            .map_err(failed)?;
+        // One at a time: they would take each other's bell.
+        let _connecting = self.connecting.lock().await;
+        let vsock = Socket {
+            socket: &self.paths.vsock,
+            own: self.paths.own(),
+            user: self.user.as_ref(),
+        };
+        let stream = vsock::connect(&vsock, AGENT_PORT).await.map_err(failed)?;
         let ours = stream.as_fd().try_clone_to_owned().map_err(failed)?;
         self.hang_up(Some(ours));
         Ok(AgentChannel::Connection(Box::new(stream)))

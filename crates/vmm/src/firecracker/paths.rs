@@ -60,6 +60,11 @@ impl Paths {
             directory,
         }
     }
+
+    /// The directory of the machine's that the engine alone writes to.
+    pub(super) fn own(&self) -> &Path {
+        self.directory.parent().unwrap_or(&self.directory)
+    }
 }
 
 /// Where a jailed Firecracker saves to, on the host: on the file system of the images, so that what it
