@@ -7,7 +7,9 @@
 //!
 //! A step is a change of the ledger, a call to a monitor or a call to a guest; a death is a `kill -9` of itself. Where
 //! a step only fails, the same engine carries the verb out afterwards. There are some five hundred cases for each
-//! monitor: `COWSLIP_MATRIX_STRIDE=1` runs them all, and without it some of them are.
+//! monitor: `COWSLIP_MATRIX_STRIDE=1` runs them all, and without it some of them are. All of them in N runs, of which
+//! each can be run again by itself: `COWSLIP_MATRIX_STRIDE=N`, and `COWSLIP_MATRIX_FROM` from 0 to N - 1;
+//! `COWSLIP_MATRIX_VERB` is for one verb alone.
 
 mod doomed;
 mod parts;
@@ -207,6 +209,7 @@ fn number(variable: &str) -> Option<usize> {
 fn every_step(host: &Instance, stride: usize) {
     let before = ready(host);
     let stride = number("COWSLIP_MATRIX_STRIDE").unwrap_or(stride).max(1);
+    let from = number("COWSLIP_MATRIX_FROM").unwrap_or(0) % stride;
     let only = std::env::var("COWSLIP_MATRIX_VERB").ok();
     let (mut index, mut cases, mut not_met) = (0, 0, 0);
     for verb in &VERBS {
@@ -229,7 +232,7 @@ fn every_step(host: &Instance, stride: usize) {
         host.kill_engine();
         for (at, wrong) in (0..steps.len()).flat_map(|at| WRONGS.map(|wrong| (at, wrong))) {
             index += 1;
-            if index % stride != 0 {
+            if index % stride != from {
                 continue;
             }
             let begun = Instant::now();
