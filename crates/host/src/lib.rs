@@ -56,7 +56,9 @@ pub use layout::Layout;
 pub use linux::LinuxHost;
 pub use loops::{Loop, LoopHold, LoopIdentity, LoopSpec};
 pub use mount::{Mount, MountSpec};
-pub use netns::{Count, DeniedLog, DeniedPacket, Element, Netns, NetnsSpec, TapSpec};
+pub use netns::{
+    Count, DeniedLog, DeniedPacket, DroppingChain, Element, Firewall, Netns, NetnsSpec, TapSpec,
+};
 pub use process::{Launch, Process, ProcessIdentity, ProcessSpec};
 pub use site::Site;
 pub use socket::{Socket, SocketSpec};
@@ -153,11 +155,12 @@ pub trait Host: Send + Sync + 'static {
     /// When the setting cannot be read or written.
     fn set_forwarding(&self, really: bool) -> Result<bool, HostError>;
 
-    /// Chains of other tables that drop what nobody else lets pass from one interface to another, in words.
+    /// Chains of other firewalls that drop what is passed on from one interface to another, and let no links pass whose
+    /// names begin with `links`.
     ///
     /// # Errors
     /// When the host does not tell.
-    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError>;
+    fn forwarding_is_dropped(&self, links: &str) -> Result<Vec<DroppingChain>, HostError>;
 
     /// The text of this host's resolv.conf(5); empty where it has none.
     ///

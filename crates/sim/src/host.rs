@@ -12,9 +12,9 @@ use cowslip_host::mount::MountIdentity;
 use cowslip_host::process::mark;
 use cowslip_host::usage::Space;
 use cowslip_host::{
-    Cgroup, Content, Count, DeniedLog, Device, DeviceSpec, Directory, Element, File, Head, Host,
-    HostError, Launch, Layout, Loop, LoopHold, Mount, Netns, NetnsSpec, Process, ProcessSpec,
-    Segment, Socket,
+    Cgroup, Content, Count, DeniedLog, Device, DeviceSpec, Directory, DroppingChain, Element, File,
+    Head, Host, HostError, Launch, Layout, Loop, LoopHold, Mount, Netns, NetnsSpec, Process,
+    ProcessSpec, Segment, Socket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
@@ -296,7 +296,7 @@ impl Host for SimHost {
         Ok(false)
     }
 
-    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError> {
+    fn forwarding_is_dropped(&self, _links: &str) -> Result<Vec<DroppingChain>, HostError> {
         Ok(Vec::new())
     }
 

@@ -9,6 +9,8 @@
 //! same name is left alone.
 
 mod denied;
+mod firewall;
+mod legacy;
 mod link;
 mod namespace;
 mod netlink;
@@ -29,12 +31,15 @@ use cowslip_ledger::{Held, Reservation, Resource};
 use serde::{Deserialize, Serialize};
 
 pub use self::denied::{DeniedLog, DeniedPacket, log_message};
+pub use self::firewall::{DroppingChain, Firewall};
 pub use self::table::{Count, Element};
 use crate::error::HostError;
 use crate::file::Inode;
 
+pub(crate) use firewall::forwarding_is_dropped;
+#[cfg(test)]
+pub(crate) use namespace::try_out;
 pub(crate) use ports::{has_address, holder as port_holder, resolv_conf};
-pub(crate) use rules::forwarding_is_dropped;
 
 /// The kind.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use cowslip_e2e::{
 use cowslip_model::api::Sandbox;
 
 /// An internet that serves a page on these ports.
-fn lab() -> Option<Lab> {
+pub(super) fn lab() -> Option<Lab> {
     let lab = Lab::new()?;
     lab.serve(End::Site, &[22, 80, 443]);
     lab.serve(End::Host, &[22, 80]);
     Some(lab)
 }
 
-fn host(lab: &Lab, network: &str) -> Instance {
+pub(super) fn host(lab: &Lab, network: &str) -> Instance {
     let netns: PathBuf = lab.path(End::Host);
     let setup = Setup {
         network: format!("{network}\nresolvers = [\"{SITE}\"]"),
@@ -26,7 +26,7 @@ fn host(lab: &Lab, network: &str) -> Instance {
 }
 
 /// What a guest sees of a page; nothing where it gets none.
-fn page(host: &Instance, sandbox: &str, to: impl std::fmt::Display) -> String {
+pub(super) fn page(host: &Instance, sandbox: &str, to: impl std::fmt::Display) -> String {
     let script = format!("timeout 5 wget -q -O - http://{to}/ 2>/dev/null || true");
     host.sh(sandbox, &script).ok()
 }
@@ -399,24 +399,4 @@ fn many_at_once_have_addresses_of_their_own() {
             "{fork}"
         );
     }
-}
-
-#[test]
-fn a_guest_is_no_faster_than_it_may_be() {
-    const LENGTH: usize = 3 << 20;
-    let Some(lab) = lab() else { return };
-    lab.serve_bytes(End::Site, 8000, LENGTH);
-    let host = host(&lab, "");
-    let limit = "--network-bandwidth 1m";
-    let _ = host
-        .say(&format!("run -d --name one {limit} box -- sleep 1000"))
-        .ok();
-    let begun = std::time::Instant::now();
-    let script = format!("wget -q -O - http://{SITE}:8000/ | wc -c");
-    assert_eq!(host.sh("one", &script).ok(), LENGTH.to_string());
-    let took = begun.elapsed().as_secs_f64();
-    assert!(took > 2.0, "{took} s for 3 MiB with 1 MiB a second");
-    host.say("create --network-bandwidth 10 box")
-        .run()
-        .refused(&["16K"]);
 }
