@@ -168,6 +168,12 @@ pub trait Host: Send + Sync + 'static {
     /// When it cannot be read.
     fn resolv_conf(&self) -> Result<String, HostError>;
 
+    /// This host's own addresses, in no order.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError>;
+
     /// Whether an address is one of this host's own.
     fn has_address(&self, address: Ipv4Addr) -> bool;
 

@@ -202,6 +202,10 @@ impl Host for LinuxHost {
         netns::resolv_conf()
     }
 
+    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+        netns::addresses()
+    }
+
     fn has_address(&self, address: Ipv4Addr) -> bool {
         netns::has_address(address)
     }

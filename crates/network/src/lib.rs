@@ -18,7 +18,7 @@ mod inside;
 mod rules;
 
 pub use address::{AddressRange, RangeError, Slot, SlotAddresses};
-pub use inside::{DENIED, Inside, LIMITED, LOG_GROUP, Opened, TABLE, set_name};
+pub use inside::{DENIED, Inside, LIMITED, LOG_GROUP, TABLE, set_name};
 pub use rules::HostRules;
 
 use std::net::Ipv4Addr;

@@ -304,6 +304,10 @@ impl Host for SimHost {
         Ok(String::new())
     }
 
+    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+        Ok(vec![Ipv4Addr::LOCALHOST])
+    }
+
     fn has_address(&self, address: Ipv4Addr) -> bool {
         address.is_loopback()
     }

@@ -11,20 +11,19 @@
 mod denied;
 mod ports;
 mod resolver;
+mod slot;
 mod spare;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
-use cowslip_host::process::mark_prefix;
-use cowslip_host::{Netns, NetnsSpec, TapSpec};
+use cowslip_host::{Netns, NetnsSpec};
 use cowslip_ledger::{HandleRow, HandleState, Held, Owner, Resource, SandboxRecord};
 use cowslip_model::network::PublishedPort;
 use cowslip_model::{MonitorKind, NetworkMode, NetworkSpec, SandboxId, api};
 use cowslip_network::{
-    GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, HostRules, Inside, PREFIX, RESOLVER, Slot,
-    SlotAddresses, TAP, UPLINK,
+    GATEWAY, GUEST, GUEST_MAC, HostRules, Inside, PREFIX, RESOLVER, Slot, SlotAddresses,
 };
 use cowslip_proto::client::GuestNetwork;
 use cowslip_vmm::{NetworkInterface, NetworkTo};
@@ -37,6 +36,7 @@ pub(crate) use denied::Listeners;
 use ports::holds;
 pub(crate) use ports::refuse_taken;
 pub(crate) use resolver::{Resolvers, Sets};
+pub use slot::netns_spec;
 pub(crate) use spare::{Slots, Spares};
 
 /// What an engine knows of the host's rules.
@@ -208,7 +208,7 @@ impl Engine {
             addresses: self.addresses(slot)?,
             range,
             resolver: self.upstream_of(spec)?,
-            opened: &[],
+            host: &self.site.host.addresses()?,
             log: self.has_packet_log()?,
         };
         Ok(inside.to_string())
@@ -217,34 +217,23 @@ impl Engine {
     /// The addresses of a slot.
     pub(crate) fn addresses(&self, slot: u32) -> Result<SlotAddresses, EngineError> {
         let range = self.config.network.range;
-        range.addresses(Slot(slot)).ok_or_else(|| {
-            EngineError::NoSpace(format!(
-                "all {} pairs of addresses of network.range ({range}) are in use: remove sandboxes, or give a larger one",
-                range.slots()
-            ))
-        })
+        let found = range.addresses(Slot(slot));
+        found.ok_or_else(|| self.out_of_addresses())
+    }
+
+    fn out_of_addresses(&self) -> EngineError {
+        let range = self.config.network.range;
+        EngineError::NoSpace(format!(
+            "all {} pairs of addresses of network.range ({range}) are in use: remove sandboxes, or give a larger one",
+            range.slots()
+        ))
     }
 
     fn netns_spec(&self, slot: u32) -> Result<NetnsSpec, EngineError> {
-        let instance = self.site.ledger.instance();
-        let SlotAddresses { host, sandbox } = self.addresses(slot)?;
-        Ok(NetnsSpec {
-            path: self.site.layout.networks().join(slot.to_string()),
-            link: format!("{}{slot:x}", HostRules::link_prefix(instance)),
-            mark: format!("{}slot-{slot}", mark_prefix(instance)),
-            host,
-            sandbox,
-            uplink: UPLINK.to_owned(),
-            tap: TapSpec {
-                name: TAP.to_owned(),
-                addresses: vec![GATEWAY, RESOLVER],
-                prefix: PREFIX,
-                mac: GATEWAY_MAC,
-                guest: GUEST,
-                guest_mac: GUEST_MAC,
-                owner: self.credentials(slot).map(|user| (user.uid, user.gid)),
-            },
-        })
+        let (instance, range) = (self.site.ledger.instance(), self.config.network.range);
+        let owner = self.credentials(slot).map(|user| (user.uid, user.gid));
+        let spec = slot::netns_spec(&self.site.layout, instance, range, slot, owner);
+        spec.ok_or_else(|| self.out_of_addresses())
     }
 
     /// Lets the host pass packets on, or says that it does not.
@@ -361,6 +350,8 @@ impl Engine {
             limits: spec.limits,
             address,
             denied_packets: None,
+            limited_packets: None,
+            names: None,
         }
     }
 }

@@ -7,11 +7,10 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use cowslip_host::{Element, Host, NetnsSpec};
-use cowslip_model::{NetworkSpec, SandboxId};
+use cowslip_model::{NetworkSpec, SandboxId, api};
 use cowslip_network::{RESOLVER, TABLE, set_name};
 use cowslip_resolver::{Gate, GateError, Opening, Policy, Resolver, Servers, Upstream};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +33,7 @@ struct Serving {
     door: Arc<Door>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
-    /// Rules that replace others come with a resolver of their own.
-    _policy: watch::Sender<Policy>,
+    resolver: Resolver,
 }
 
 impl Resolvers {
@@ -48,6 +46,20 @@ impl Resolvers {
             upstream,
             serving: Mutex::default(),
         }
+    }
+
+    /// What became of the questions of a machine's guest; none: they are not answered here.
+    pub(crate) fn counts(&self, id: SandboxId) -> Option<api::NameCounts> {
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = serving.get(&id)?.resolver.counts();
+        Some(api::NameCounts {
+            asked: counts.asked,
+            refused: counts.refused,
+            rebinding: counts.rebinding,
+            failed: counts.failed,
+            unopened: counts.unopened,
+            dropped: counts.dropped,
+        })
     }
 
     fn take(&self, id: SandboxId) -> Option<Serving> {
@@ -181,7 +193,6 @@ impl Engine {
         let udp = UdpSocket::from_std(udp).map_err(unusable)?;
         let tcp = TcpListener::from_std(tcp).map_err(unusable)?;
         let policy = Policy::new(spec, &[self.config.network.range.net()]);
-        let (sender, receiver) = watch::channel(policy);
         let door = Arc::new(Door {
             host: Arc::clone(&self.site.host),
             netns: netns.clone(),
@@ -193,14 +204,14 @@ impl Engine {
         });
         let cancel = CancellationToken::new();
         let gate = Arc::new(NetnsGate(Arc::clone(&door)));
-        let resolver = Resolver::new(receiver, self.resolvers.upstream.clone(), gate);
-        let until = cancel.clone();
-        let task = tokio::spawn(async move { resolver.serve((udp, tcp), until).await });
+        let resolver = Resolver::new(policy, self.resolvers.upstream.clone(), gate);
+        let (until, server) = (cancel.clone(), resolver.clone());
+        let task = tokio::spawn(async move { server.serve((udp, tcp), until).await });
         let serving = Serving {
             door,
             cancel,
             task,
-            _policy: sender,
+            resolver,
         };
         let mut all = self
             .resolvers

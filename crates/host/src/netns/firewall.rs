@@ -206,7 +206,7 @@ mod tests {
             "FORWARD",
             json!([{"counter": {}}, {"jump": {"target": "DOCKER-USER"}}]),
         );
-        let with = |rules: &[Value]| found(&[&[forward.clone()], rules].concat());
+        let with = |rules: &[Value]| found(&[std::slice::from_ref(&forward), rules].concat());
         let both = |chain, pattern| ["iifname", "oifname"].map(|way| accepts(chain, way, pattern));
         assert_eq!(with(&both("FORWARD", "cow*")), []);
         assert_eq!(with(&both("FORWARD", "cow012345.*")), []);

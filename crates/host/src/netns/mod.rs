@@ -39,7 +39,7 @@ use crate::file::Inode;
 pub(crate) use firewall::forwarding_is_dropped;
 #[cfg(test)]
 pub(crate) use namespace::try_out;
-pub(crate) use ports::{has_address, holder as port_holder, resolv_conf};
+pub(crate) use ports::{addresses, has_address, holder as port_holder, resolv_conf};
 
 /// The kind.
 #[derive(Debug)]

@@ -309,6 +309,12 @@ fn only_listed_names_resolve_and_only_their_addresses_are_open() {
     }
     assert_eq!(page(&host, "one", OTHER), "");
     assert_eq!(page(&host, "one", "a.wild.test"), format!("you are {HOST}"));
+    let counts = host.sandbox("one").network.names.unwrap();
+    assert!(
+        counts.asked > counts.refused && counts.refused >= 2 && counts.rebinding >= 1,
+        "{counts:?}"
+    );
+    assert!(host.say("network show one").ok().contains("refused, "));
     // Another name server is not reached, and neither is one by TCP.
     let asked = host
         .sh(
@@ -369,6 +375,17 @@ fn what_is_denied_first_is_an_event() {
         assert!(denied[0].contains(word), "{}", denied[0]);
     }
     assert!(host.sandbox("one").network.denied_packets.unwrap() >= 3);
+    // The host's public address is refused like any other, also to who is allowed it.
+    for (name, rules) in [("two", String::new()), ("three", format!("--allow {HOST}"))] {
+        let _ = host
+            .say(&format!("run -d --name {name} {rules} box -- sleep 1000"))
+            .ok();
+        assert_eq!(page(&host, name, HOST), "");
+        assert!(
+            host.sandbox(name).network.denied_packets.unwrap() > 0,
+            "{name}"
+        );
+    }
 }
 
 // covers R65
