@@ -57,7 +57,8 @@ pub use linux::LinuxHost;
 pub use loops::{Loop, LoopHold, LoopIdentity, LoopSpec};
 pub use mount::{Mount, MountSpec};
 pub use netns::{
-    Count, DeniedLog, DeniedPacket, DroppingChain, Element, Firewall, Netns, NetnsSpec, TapSpec,
+    Count, DeniedLog, DeniedPacket, DroppingChain, Element, Firewall, Netns, NetnsSpec,
+    TableSocket, TapSpec,
 };
 pub use process::{Launch, Process, ProcessIdentity, ProcessSpec};
 pub use site::Site;
@@ -213,7 +214,7 @@ pub trait Host: Send + Sync + 'static {
     fn load_host_rules(&self, rules: &str) -> Result<(), HostError>;
 
     /// Puts addresses into sets of a table of a network namespace, all at once. Those that are there stay for as long as
-    /// is said now.
+    /// is said now. `kept`: of that namespace, from one call to the next.
     ///
     /// # Errors
     /// When the table or a set is not there; nothing is in the sets then that was not there before.
@@ -222,6 +223,7 @@ pub trait Host: Send + Sync + 'static {
         netns: &NetnsSpec,
         table: &str,
         elements: &[Element],
+        kept: &mut TableSocket,
     ) -> Result<(), HostError>;
 
     /// What a counter of a table of a network namespace has counted since its rules were loaded.

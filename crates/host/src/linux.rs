@@ -18,7 +18,7 @@ use crate::file::{self, Content, File, Inode};
 use crate::layout::Layout;
 use crate::loops::{self, Loop, LoopHold};
 use crate::mount::{self, Mount};
-use crate::netns::{self, Count, DeniedLog, DroppingChain, Element, Netns, NetnsSpec};
+use crate::netns::{self, Count, DeniedLog, DroppingChain, Element, Netns, NetnsSpec, TableSocket};
 use crate::process::{self, Launch, Process};
 use crate::socket::{self, Socket};
 use crate::{Head, Host, head, publish, strays, usage};
@@ -242,9 +242,10 @@ impl Host for LinuxHost {
         netns: &NetnsSpec,
         table: &str,
         elements: &[Element],
+        kept: &mut TableSocket,
     ) -> Result<(), HostError> {
         self.own_netns(netns)?;
-        netns::open_addresses(netns, table, elements)
+        netns::open_addresses(netns, table, elements, kept)
     }
 
     fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError> {

@@ -14,7 +14,7 @@ use cowslip_host::usage::Space;
 use cowslip_host::{
     Cgroup, Content, Count, DeniedLog, Device, DeviceSpec, Directory, DroppingChain, Element, File,
     Head, Host, HostError, Launch, Layout, Loop, LoopHold, Mount, Netns, NetnsSpec, Process,
-    ProcessSpec, Segment, Socket,
+    ProcessSpec, Segment, Socket, TableSocket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
@@ -360,6 +360,7 @@ impl Host for SimHost {
         netns: &NetnsSpec,
         table: &str,
         elements: &[Element],
+        _kept: &mut TableSocket,
     ) -> Result<(), HostError> {
         self.network(netns, "open addresses in the network", |rules| {
             let known = |element: &Element| has(rules, table, "set", &element.set);

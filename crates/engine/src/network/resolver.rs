@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use cowslip_host::{Element, Host, NetnsSpec};
+use cowslip_host::{Element, Host, NetnsSpec, TableSocket};
 use cowslip_model::{NetworkSpec, SandboxId, api};
 use cowslip_network::{RESOLVER, TABLE, set_name};
 use cowslip_resolver::{Gate, GateError, Opening, Policy, Resolver, Servers, Upstream};
@@ -96,6 +96,8 @@ struct Opened {
     shut: bool,
     /// Nothing is but what is known: the sets were empty in the beginning.
     from_nothing: bool,
+    /// What it tells the kernel by.
+    socket: TableSocket,
     /// Until when each address is open, by its rule.
     until: HashMap<(usize, Ipv4Addr), Instant>,
 }
@@ -133,7 +135,9 @@ impl Door {
             return Ok(());
         }
         let elements: Vec<Element> = missing.iter().map(|(element, _)| element.clone()).collect();
-        self.host.open_addresses(&self.netns, TABLE, &elements)?;
+        let kept = &mut state.socket;
+        self.host
+            .open_addresses(&self.netns, TABLE, &elements, kept)?;
         if state.until.len() > REMEMBERED {
             state.until.retain(|_, until| *until > now);
         }
@@ -199,6 +203,7 @@ impl Engine {
             state: Mutex::new(Opened {
                 shut: false,
                 from_nothing: sets == Sets::Empty,
+                socket: TableSocket::default(),
                 until: HashMap::new(),
             }),
         });
@@ -227,9 +232,15 @@ impl Engine {
         let Some(serving) = self.resolvers.take(id) else {
             return;
         };
-        let state = serving.door.state.lock();
-        state.unwrap_or_else(PoisonError::into_inner).shut = true;
+        let socket = {
+            let state = serving.door.state.lock();
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            state.shut = true;
+            std::mem::take(&mut state.socket)
+        };
         serving.cancel.cancel();
+        // A thread that panics has closed it as well.
+        let _ = blocking(move || drop(socket)).await;
         // One that panicked has ended as well.
         let _ = serving.task.await;
     }
@@ -269,6 +280,7 @@ mod tests {
         let mut state = Opened {
             shut: false,
             from_nothing: true,
+            socket: TableSocket::default(),
             until: HashMap::from([((1, Ipv4Addr::new(192, 0, 2, 1)), now + seconds(60))]),
         };
         let both = [opening(1, 60), opening(2, 60)];

@@ -28,6 +28,7 @@ use std::sync::OnceLock;
 
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, Reservation, Resource};
+use rustix::net::netlink::NETFILTER;
 use serde::{Deserialize, Serialize};
 
 pub use self::denied::{DeniedLog, DeniedPacket, log_message};
@@ -201,15 +202,27 @@ fn within<T: Send>(
     namespace::enter(&spec.path, work)?.map_err(HostError::path(operation, &spec.path))
 }
 
+/// A socket to the tables of a network, as soon as one was opened. To close one takes the kernel milliseconds, so it is kept
+/// from one change to the next. While it is open, so is the namespace.
+#[derive(Debug, Default)]
+pub struct TableSocket(Option<netlink::Socket>);
+
 /// Puts addresses into sets of a table, all at once.
 pub(crate) fn open_addresses(
     spec: &NetnsSpec,
     table: &str,
     elements: &[Element],
+    kept: &mut TableSocket,
 ) -> Result<(), HostError> {
-    within(spec, "open addresses in the network", || {
-        table::add(table, elements)
-    })
+    const OPERATION: &str = "open addresses in the network";
+    let socket = match kept.0.take() {
+        Some(socket) => socket,
+        None => within(spec, OPERATION, || netlink::Socket::open(Some(NETFILTER)))?,
+    };
+    table::add(&socket, table, elements).map_err(HostError::path(OPERATION, &spec.path))?;
+    // One on which something failed may have more to say of that, and is not used again.
+    kept.0 = Some(socket);
+    Ok(())
 }
 
 /// What a counter of a table has counted.
