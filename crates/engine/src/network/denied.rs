@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use cowslip_host::{DeniedPacket, NetnsSpec};
+use cowslip_host::{DeniedLog, DeniedPacket, NetnsSpec};
 use cowslip_ledger::{SandboxRecord, Synchronous};
 use cowslip_model::{NetworkMode, SandboxId, SandboxState, api};
 use cowslip_network::{DENIED, LIMITED, LOG_GROUP, TABLE};
@@ -87,21 +87,27 @@ impl Engine {
 
     /// Tells of the first packet that is denied to a machine from now on, where this host can tell.
     pub(crate) async fn listen_for_denied(self: &Arc<Self>, id: SandboxId, netns: &NetnsSpec) {
+        // There is one listener at a time.
         self.listeners.end(id).await;
-        let has_log = self.has_packet_log();
-        let log = has_log.and_then(|has| match has {
-            true => Ok(Some(self.site.host.denied_log(netns, LOG_GROUP)?)),
-            false => Ok(None),
-        });
-        let mut log = match log {
-            Ok(Some(log)) => log,
-            Ok(None) => return,
+        match self.denied_log(netns) {
+            Ok(Some(log)) => self.listen_to(id, log).await,
+            Ok(None) => {}
+            // What is denied is counted all the same.
             Err(error) => {
-                // What is denied is counted all the same.
                 tracing::warn!(sandbox = %id, %error, "listen for what its network denies");
-                return;
             }
-        };
+        }
+    }
+
+    /// Where the rules of a network tell what they deny; none where this host cannot tell.
+    pub(super) fn denied_log(&self, netns: &NetnsSpec) -> Result<Option<DeniedLog>, EngineError> {
+        let log = |has: bool| has.then(|| self.site.host.denied_log(netns, LOG_GROUP));
+        Ok(log(self.has_packet_log()?).transpose()?)
+    }
+
+    /// Tells of the first packet that comes to a machine's log from now on.
+    pub(crate) async fn listen_to(self: &Arc<Self>, id: SandboxId, mut log: DeniedLog) {
+        self.listeners.end(id).await;
         let cancel = CancellationToken::new();
         let until = cancel.clone();
         let engine = Arc::downgrade(self);
