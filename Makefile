@@ -38,7 +38,8 @@ bench-disk: setup ## measure disks on device-mapper against commands and bare de
 bench-firecracker: setup ## measure sandboxes in Firecracker against its bare calls, in the test VM
 	@environment=$$(scripts/test-assets) && . "$$environment" && scripts/bench-firecracker
 
-bench-network: setup ## measure sandboxes' networks against ip, nft and bare taps, in namespaces (as root)
+bench-network: ## measure sandboxes' networks against ip, nft and bare taps, in namespaces (as root)
+	@scripts/setup --benches
 	@environment=$$(scripts/test-assets rootfs guest-kernel) && . "$$environment" && scripts/bench-network
 
 install: build ## install to PREFIX (default /usr/local), under DESTDIR if it is set

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use cowslip_e2e::SITE;
+use cowslip_e2e::{HOST, SITE};
+use cowslip_engine::netns_spec;
 use cowslip_engine::unwind::unwind;
-use cowslip_host::process::{boot_id, mark_prefix};
-use cowslip_host::{Host, Layout, LinuxHost, Netns, NetnsSpec, Site, TapSpec};
+use cowslip_host::process::boot_id;
+use cowslip_host::{Host, Layout, LinuxHost, Netns, NetnsSpec, Site};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{Ledger, Owner};
 use cowslip_model::NetworkSpec;
-use cowslip_network::{
-    AddressRange, GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, HostRules, Inside, PREFIX, RESOLVER,
-    Slot, SlotAddresses, TAP, UPLINK,
-};
+use cowslip_network::{AddressRange, HostRules, Inside, Slot, SlotAddresses};
 use tempfile::TempDir;
 
 use crate::Failure;
@@ -66,25 +64,10 @@ impl Room {
 
     /// The network of a slot, as an engine has it.
     pub(crate) fn spec(&self, slot: u32) -> Result<NetnsSpec, Failure> {
-        let instance = self.site.ledger.instance();
-        let SlotAddresses { host, sandbox } = Self::addresses(slot)?;
-        Ok(NetnsSpec {
-            path: self.site.layout.networks().join(slot.to_string()),
-            link: format!("{}{slot:x}", HostRules::link_prefix(instance)),
-            mark: format!("{}slot-{slot}", mark_prefix(instance)),
-            host,
-            sandbox,
-            uplink: UPLINK.to_owned(),
-            tap: TapSpec {
-                name: TAP.to_owned(),
-                addresses: vec![GATEWAY, RESOLVER],
-                prefix: PREFIX,
-                mac: GATEWAY_MAC,
-                guest: GUEST,
-                guest_mac: GUEST_MAC,
-                owner: Some((USER, USER)),
-            },
-        })
+        let (layout, instance) = (&self.site.layout, self.site.ledger.instance());
+        let range = AddressRange::default();
+        let spec = netns_spec(layout, instance, range, slot, Some((USER, USER)));
+        Ok(spec.ok_or("the slot has no addresses")?)
     }
 
     /// The rules of a sandbox that asks for nothing.
@@ -94,7 +77,7 @@ impl Room {
             addresses: Self::addresses(slot)?,
             range: AddressRange::default(),
             resolver: Some(SITE),
-            opened: &[],
+            host: &[HOST],
             log: self.log,
         };
         Ok(inside.to_string())

@@ -43,6 +43,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, broadcast};
 
 pub use config::Config;
 pub use error::{EngineError, OpenError};
+pub use network::netns_spec;
 pub use parts::Parts;
 pub use session::{ClientEnd, ControlFrame, Incoming, ServerFrame, Session};
 

@@ -56,7 +56,10 @@ pub use layout::Layout;
 pub use linux::LinuxHost;
 pub use loops::{Loop, LoopHold, LoopIdentity, LoopSpec};
 pub use mount::{Mount, MountSpec};
-pub use netns::{Count, DeniedLog, DeniedPacket, Element, Netns, NetnsSpec, TapSpec};
+pub use netns::{
+    Count, DeniedLog, DeniedPacket, DroppingChain, Element, Firewall, Netns, NetnsSpec,
+    TableSocket, TapSpec,
+};
 pub use process::{Launch, Process, ProcessIdentity, ProcessSpec};
 pub use site::Site;
 pub use socket::{Socket, SocketSpec};
@@ -153,17 +156,24 @@ pub trait Host: Send + Sync + 'static {
     /// When the setting cannot be read or written.
     fn set_forwarding(&self, really: bool) -> Result<bool, HostError>;
 
-    /// Chains of other tables that drop what nobody else lets pass from one interface to another, in words.
+    /// Chains of other firewalls that drop what is passed on from one interface to another, and let no links pass whose
+    /// names begin with `links`.
     ///
     /// # Errors
     /// When the host does not tell.
-    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError>;
+    fn forwarding_is_dropped(&self, links: &str) -> Result<Vec<DroppingChain>, HostError>;
 
     /// The text of this host's resolv.conf(5); empty where it has none.
     ///
     /// # Errors
     /// When it cannot be read.
     fn resolv_conf(&self) -> Result<String, HostError>;
+
+    /// This host's own addresses, in no order.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError>;
 
     /// Whether an address is one of this host's own.
     fn has_address(&self, address: Ipv4Addr) -> bool;
@@ -204,7 +214,7 @@ pub trait Host: Send + Sync + 'static {
     fn load_host_rules(&self, rules: &str) -> Result<(), HostError>;
 
     /// Puts addresses into sets of a table of a network namespace, all at once. Those that are there stay for as long as
-    /// is said now.
+    /// is said now. `kept`: of that namespace, from one call to the next.
     ///
     /// # Errors
     /// When the table or a set is not there; nothing is in the sets then that was not there before.
@@ -213,6 +223,7 @@ pub trait Host: Send + Sync + 'static {
         netns: &NetnsSpec,
         table: &str,
         elements: &[Element],
+        kept: &mut TableSocket,
     ) -> Result<(), HostError>;
 
     /// What a counter of a table of a network namespace has counted since its rules were loaded.

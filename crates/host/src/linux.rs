@@ -18,7 +18,7 @@ use crate::file::{self, Content, File, Inode};
 use crate::layout::Layout;
 use crate::loops::{self, Loop, LoopHold};
 use crate::mount::{self, Mount};
-use crate::netns::{self, Count, DeniedLog, Element, Netns, NetnsSpec};
+use crate::netns::{self, Count, DeniedLog, DroppingChain, Element, Netns, NetnsSpec, TableSocket};
 use crate::process::{self, Launch, Process};
 use crate::socket::{self, Socket};
 use crate::{Head, Host, head, publish, strays, usage};
@@ -194,12 +194,16 @@ impl Host for LinuxHost {
         netns::set_forwarding(really)
     }
 
-    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError> {
-        netns::forwarding_is_dropped()
+    fn forwarding_is_dropped(&self, links: &str) -> Result<Vec<DroppingChain>, HostError> {
+        netns::forwarding_is_dropped(links)
     }
 
     fn resolv_conf(&self) -> Result<String, HostError> {
         netns::resolv_conf()
+    }
+
+    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+        netns::addresses()
     }
 
     fn has_address(&self, address: Ipv4Addr) -> bool {
@@ -238,9 +242,10 @@ impl Host for LinuxHost {
         netns: &NetnsSpec,
         table: &str,
         elements: &[Element],
+        kept: &mut TableSocket,
     ) -> Result<(), HostError> {
         self.own_netns(netns)?;
-        netns::open_addresses(netns, table, elements)
+        netns::open_addresses(netns, table, elements, kept)
     }
 
     fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError> {

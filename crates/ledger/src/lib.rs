@@ -22,6 +22,7 @@ pub mod fault;
 pub mod handle;
 pub mod lock;
 pub mod mirror;
+mod narrow;
 pub mod owner;
 pub mod plan;
 pub mod record;

@@ -71,7 +71,7 @@ impl<'a> Tx<'a> {
             .transpose()
     }
 
-    fn many<T: DeserializeOwned>(
+    pub(crate) fn many<T: DeserializeOwned>(
         &self,
         query: &'static str,
         parameters: &[&dyn ToSql],

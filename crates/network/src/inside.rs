@@ -16,7 +16,6 @@
 
 use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use cowslip_model::NetworkSpec;
 use cowslip_model::network::{CLOSED, Destination, NetworkRule, PublishedPort};
@@ -48,22 +47,12 @@ pub struct Inside<'a> {
     pub range: AddressRange,
     /// Whom the guest's questions for names go to. None: to who listens on [`RESOLVER`] in the namespace.
     pub resolver: Option<Ipv4Addr>,
-    /// What names are known to lead to now. Rules that replace others begin without what was opened under those.
-    pub opened: &'a [Opened],
+    /// Addresses of the host: what is sent to one is refused here already, and counted with the rest. The host's own rules
+    /// refuse those that it gets later.
+    pub host: &'a [Ipv4Addr],
     /// Whether some of what is denied is logged, to [`LOG_GROUP`]. Only where the kernel has a log: others refuse rules
     /// that mention it.
     pub log: bool,
-}
-
-/// An address that the name of an allowing rule leads to, for a while.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
-    /// The index of the rule in the list of what is allowed.
-    pub rule: usize,
-    /// The address.
-    pub address: Ipv4Addr,
-    /// For how long connections to it may begin. At least a second.
-    pub lasts: Duration,
 }
 
 /// The set of the addresses that the name of an allowing rule has, by the rule's index.
@@ -183,6 +172,23 @@ impl Inside<'_> {
         ))
     }
 
+    /// What refuses the host itself, whatever is allowed. Its addresses in closed networks are closed with those.
+    fn host(&self) -> Option<String> {
+        let host = self.host.iter().map(|address| Ipv4Net::from(*address));
+        let mut open: Vec<String> = host
+            .filter(|net| !self.is_closed(net))
+            .map(|net| net.addr().to_string())
+            .collect();
+        open.sort_unstable();
+        let refusal = OUTWARD.refusal;
+        (!open.is_empty()).then(|| {
+            format!(
+                "ip daddr {{ {} }} {refusal} comment \"the host itself\"",
+                open.join(", ")
+            )
+        })
+    }
+
     fn outward(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.limit().into_iter().collect();
         lines.extend([
@@ -194,6 +200,7 @@ impl Inside<'_> {
                 .to_owned(),
             "ct direction reply goto answers".to_owned(),
         ]);
+        lines.extend(self.host());
         lines.extend(self.policy(OUTWARD));
         lines.push("ct state related drop comment \"errors about what is not open\"".to_owned());
         lines.push(OUTWARD.refusal.to_owned());
@@ -271,21 +278,10 @@ impl Inside<'_> {
             if let Destination::Net(_) = rule.to {
                 continue;
             }
-            let opened = self.opened.iter().filter(|opened| opened.rule == index);
-            let elements: Vec<String> = opened
-                .map(|opened| {
-                    let seconds = opened.lasts.as_secs().max(1);
-                    format!("{} timeout {seconds}s", opened.address)
-                })
-                .collect();
-            let elements = match elements.is_empty() {
-                true => String::new(),
-                false => format!("\n\t\telements = {{ {} }}", elements.join(", ")),
-            };
             let name = set_name(index);
             writeln!(
                 f,
-                "\tset {name} {{\n\t\ttype ipv4_addr; flags timeout; size {NAME_MAX}{elements}\n\t}}"
+                "\tset {name} {{\n\t\ttype ipv4_addr; flags timeout; size {NAME_MAX}\n\t}}"
             )?;
         }
         Ok(())
@@ -360,17 +356,20 @@ mod tests {
 
     fn inside(spec: &NetworkSpec, resolver: Option<Ipv4Addr>) -> String {
         let range = AddressRange::default();
-        let opened = Opened {
-            rule: 1,
-            address: Ipv4Addr::new(192, 0, 2, 1),
-            lasts: Duration::from_millis(90_500),
-        };
+        let host = [
+            "93.184.216.1",
+            "10.9.9.1",
+            "127.0.0.1",
+            "10.200.0.0",
+            "1.2.3.4",
+        ];
+        let host = host.map(|address| address.parse().unwrap());
         let inside = Inside {
             spec,
             addresses: range.addresses(Slot(300)).unwrap(),
             range,
             resolver,
-            opened: &[opened],
+            host: if resolver.is_none() { &host } else { &[] },
             log: resolver.is_none(),
         };
         inside.to_string()

@@ -18,7 +18,7 @@ mod inside;
 mod rules;
 
 pub use address::{AddressRange, RangeError, Slot, SlotAddresses};
-pub use inside::{DENIED, Inside, LIMITED, LOG_GROUP, Opened, TABLE, set_name};
+pub use inside::{DENIED, Inside, LIMITED, LOG_GROUP, TABLE, set_name};
 pub use rules::HostRules;
 
 use std::net::Ipv4Addr;
@@ -39,6 +39,8 @@ pub const GATEWAY_MAC: [u8; 6] = [0x02, 0xc0, 0x57, 0x00, 0x00, 0x02];
 pub const TAP: &str = "tap";
 /// The name of the namespace's way out.
 pub const UPLINK: &str = "uplink";
+/// What the names of the host's ends of the links of all engines begin with.
+pub const LINKS: &str = "cow";
 
 /// The network that every guest sees around itself.
 fn guests() -> ipnet::Ipv4Net {

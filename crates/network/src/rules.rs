@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use cowslip_model::InstanceId;
 use cowslip_model::network::{PublishedPort, Transport};
 
-use crate::AddressRange;
+use crate::{AddressRange, LINKS};
 
 /// The rules of the host: of all sandboxes of an engine.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl HostRules<'_> {
     #[must_use]
     pub fn link_prefix(instance: InstanceId) -> String {
         let text = instance.to_string();
-        format!("cow{}.", text.get(..6).unwrap_or(&text))
+        format!("{LINKS}{}.", text.get(..6).unwrap_or(&text))
     }
 
     fn ports(&self, transport: Transport, at: bool) -> String {
@@ -94,6 +94,9 @@ impl fmt::Display for HostRules<'_> {
         writeln!(
             f,
             "\t}}\n\
+             \tchain guests {{\n\
+             \t\ttype nat hook prerouting priority dstnat - 1; policy accept;\n\
+             \t\tmeta nfproto ipv4 iifname {links} fib daddr type local redirect comment \"to the host: no other table leads it elsewhere\"\n\t}}\n\
              \tchain prerouting {{\n\
              \t\ttype nat hook prerouting priority dstnat; policy accept;\n\
              \t\tmeta nfproto ipv4 jump publish\n\t}}\n\

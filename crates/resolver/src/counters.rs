@@ -13,7 +13,7 @@ pub struct Counts {
     pub rebinding: u64,
     /// Questions to which the host's name servers had no answer.
     pub failed: u64,
-    /// Answers that were not given, since their addresses could not be opened, or the rules had just changed.
+    /// Answers that were not given, since their addresses could not be opened.
     pub unopened: u64,
     /// Questions that were left unanswered, since too many were under way.
     pub dropped: u64,

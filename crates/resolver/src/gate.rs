@@ -21,9 +21,8 @@ pub type GateError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Opens addresses to one sandbox's guest.
 ///
-/// Rules are known by their index. Whoever replaces a sandbox's rules sends the new policy first and then empties the
-/// sets, and lets nothing be opened by the old policy afterwards: an answer is not sent if the policy changed while its
-/// addresses were opened, but that they were opened is for the gate to take back.
+/// Rules are known by their index. Whoever replaces a sandbox's rules has the gate of the old ones open nothing more, and
+/// empties the sets then: a gate that fails keeps back the answer.
 #[async_trait]
 pub trait Gate: Send + Sync + 'static {
     /// Opens all of them, or fails. An address that is open already stays so for the longer of both times.

@@ -1,19 +1,15 @@
 //! What a sandbox's rules say of names, and of the addresses that names lead to.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use cowslip_model::NetworkSpec;
 use cowslip_model::network::{CLOSED, Destination, HostPattern, NetworkRule};
 use hickory_proto::rr::Name;
 use ipnet::{IpNet, Ipv4Net};
 
-/// Which names a sandbox may ask for, and which addresses they may lead to. Clones are the same policy.
-#[derive(Debug, Clone)]
-pub struct Policy(Arc<Words>);
-
+/// Which names a sandbox may ask for, and which addresses they may lead to.
 #[derive(Debug)]
-struct Words {
+pub struct Policy {
     /// Names that are allowed, each with the index of its rule.
     allow: Vec<(usize, HostPattern)>,
     /// Whether there are allowing rules and none of them opens the whole internet, so that no other name is allowed.
@@ -52,7 +48,7 @@ impl Policy {
             Destination::Net(net) if closed.iter().any(|closed| closed.contains(&net)) => Some(net),
             _ => None,
         };
-        Self(Arc::new(Words {
+        Self {
             allow: (0..)
                 .zip(&spec.allow)
                 .filter_map(|(index, rule)| Some((index, pattern(rule)?)))
@@ -61,7 +57,7 @@ impl Policy {
             deny: spec.deny.iter().filter_map(pattern).collect(),
             opened: spec.allow.iter().filter_map(names_closed).collect(),
             closed,
-        }))
+        }
     }
 
     /// The rules that allow a name, by their index; none: it may not be asked for. Without an allow-list every name
@@ -70,24 +66,24 @@ impl Policy {
         if self.denies(name) {
             return None;
         }
-        let matching = self.0.allow.iter();
+        let matching = self.allow.iter();
         let rules: Vec<usize> = matching
             .filter(|(_, pattern)| pattern.matches(name))
             .map(|(index, _)| *index)
             .collect();
-        (!self.0.listed || !rules.is_empty()).then_some(rules)
+        (!self.listed || !rules.is_empty()).then_some(rules)
     }
 
     /// Whether a name is denied, whatever is allowed.
     pub(crate) fn denies(&self, name: &str) -> bool {
-        self.0.deny.iter().any(|pattern| pattern.matches(name))
+        self.deny.iter().any(|pattern| pattern.matches(name))
     }
 
     pub(crate) fn fate(&self, address: Ipv4Addr) -> Fate {
         let within = |nets: &[Ipv4Net]| nets.iter().any(|net| net.contains(&address));
         match () {
-            () if !within(&self.0.closed) => Fate::Opened,
-            () if within(&self.0.opened) => Fate::Given,
+            () if !within(&self.closed) => Fate::Opened,
+            () if within(&self.opened) => Fate::Given,
             () => Fate::Taken,
         }
     }
@@ -102,14 +98,9 @@ impl Policy {
         let Ok(IpNet::V4(net)) = address.parse_arpa_name() else {
             return true;
         };
-        let Words { closed, opened, .. } = &*self.0;
+        let Self { closed, opened, .. } = self;
         let overlaps = |closed: &Ipv4Net| closed.contains(&net) || net.contains(closed);
         closed.iter().any(overlaps) && !opened.iter().any(|opened| opened.contains(&net))
-    }
-
-    /// Whether nothing came between the two.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Record;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::answer::address;
@@ -29,14 +28,13 @@ const TAKEN: (u16, &str) = (
 );
 const UNREACHABLE: (u16, &str) = (22, "no name server of the host gave an answer");
 const SHUT: (u16, &str) = (0, "its addresses could not be opened");
-const CHANGED: (u16, &str) = (0, "the sandbox's network rules have just changed");
 
 /// The resolver of one sandbox. Clones are the same one.
 #[derive(Clone)]
 pub struct Resolver(Arc<Desk>);
 
 struct Desk {
-    policy: watch::Receiver<Policy>,
+    policy: Policy,
     upstream: Upstream,
     gate: Arc<dyn Gate>,
     cache: Cache,
@@ -58,9 +56,9 @@ pub(crate) struct Pending {
 }
 
 impl Resolver {
-    /// A resolver that answers by the latest policy.
+    /// A resolver that answers by a policy. Rules that replace others come with a resolver of their own.
     #[must_use]
-    pub fn new(policy: watch::Receiver<Policy>, upstream: Upstream, gate: Arc<dyn Gate>) -> Self {
+    pub fn new(policy: Policy, upstream: Upstream, gate: Arc<dyn Gate>) -> Self {
         Self(Arc::new(Desk {
             policy,
             upstream,
@@ -113,7 +111,7 @@ impl Desk {
             self.counters.refused.add();
             return Err(Reply::of(ResponseCode::Refused));
         }
-        let policy = self.policy.borrow();
+        let policy = &self.policy;
         if policy.hides(&question.query.name) {
             return Err(Reply::of(ResponseCode::NoError));
         }
@@ -151,15 +149,14 @@ impl Desk {
     async fn answer(&self, question: &Question, key: Key) -> Result<Reply, Reply> {
         let name = key.0.clone();
         let found = self.find(question, key).await?;
-        // The rules may be others by now.
-        let policy = self.policy.borrow().clone();
+        let policy = &self.policy;
         let rules = policy.rules(&name).ok_or_else(|| self.blocked())?;
         let denied = |target: &_| plain(target).is_some_and(|name| policy.denies(&name));
         if found.answer.targets().any(denied) {
             return Err(self.blocked());
         }
         let ttl = found.until.saturating_duration_since(Instant::now());
-        let (mut reply, opened) = self.let_through(&policy, &found);
+        let (mut reply, opened) = self.let_through(&found);
         let shown = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
         for record in &mut reply.answers {
             record.ttl = shown;
@@ -185,18 +182,15 @@ impl Desk {
             }
             return Err(Reply::because(ResponseCode::ServFail, SHUT));
         }
-        if !policy.is(&self.policy.borrow()) {
-            self.counters.unopened.add();
-            return Err(Reply::because(ResponseCode::ServFail, CHANGED));
-        }
         Ok(reply)
     }
 
-    /// What a policy leaves of an answer, and the addresses in it that are to be opened.
-    fn let_through(&self, policy: &Policy, found: &Found) -> (Reply, Vec<std::net::Ipv4Addr>) {
+    /// What the policy leaves of an answer, and the addresses in it that are to be opened.
+    fn let_through(&self, found: &Found) -> (Reply, Vec<std::net::Ipv4Addr>) {
         let answer = &found.answer;
         let mut opened = Vec::new();
-        let mut pass = |record: &&Record| match address(record).map(|to| (to, policy.fate(to))) {
+        let mut pass = |record: &&Record| match address(record).map(|to| (to, self.policy.fate(to)))
+        {
             Some((_, Fate::Taken)) => false,
             Some((_, Fate::Given)) | None => true,
             Some((address, Fate::Opened)) => {

@@ -8,7 +8,6 @@ use cowslip_model::NetworkSpec;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use proptest::prelude::*;
-use tokio::sync::watch;
 
 use crate::answer::Answer;
 use crate::question::Transport;
@@ -29,7 +28,7 @@ static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| {
         allow: vec!["*.example".parse().unwrap()],
         ..NetworkSpec::default()
     };
-    let (_, policy) = watch::channel(Policy::new(&spec, &[]));
+    let policy = Policy::new(&spec, &[]);
     Resolver::new(policy, Upstream::new(Servers::default()), Arc::new(NoGate))
 });
 

@@ -12,9 +12,9 @@ use cowslip_host::mount::MountIdentity;
 use cowslip_host::process::mark;
 use cowslip_host::usage::Space;
 use cowslip_host::{
-    Cgroup, Content, Count, DeniedLog, Device, DeviceSpec, Directory, Element, File, Head, Host,
-    HostError, Launch, Layout, Loop, LoopHold, Mount, Netns, NetnsSpec, Process, ProcessSpec,
-    Segment, Socket,
+    Cgroup, Content, Count, DeniedLog, Device, DeviceSpec, Directory, DroppingChain, Element, File,
+    Head, Host, HostError, Launch, Layout, Loop, LoopHold, Mount, Netns, NetnsSpec, Process,
+    ProcessSpec, Segment, Socket, TableSocket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
@@ -296,12 +296,16 @@ impl Host for SimHost {
         Ok(false)
     }
 
-    fn forwarding_is_dropped(&self) -> Result<Vec<String>, HostError> {
+    fn forwarding_is_dropped(&self, _links: &str) -> Result<Vec<DroppingChain>, HostError> {
         Ok(Vec::new())
     }
 
     fn resolv_conf(&self) -> Result<String, HostError> {
         Ok(String::new())
+    }
+
+    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
+        Ok(vec![Ipv4Addr::LOCALHOST])
     }
 
     fn has_address(&self, address: Ipv4Addr) -> bool {
@@ -356,6 +360,7 @@ impl Host for SimHost {
         netns: &NetnsSpec,
         table: &str,
         elements: &[Element],
+        _kept: &mut TableSocket,
     ) -> Result<(), HostError> {
         self.network(netns, "open addresses in the network", |rules| {
             let known = |element: &Element| has(rules, table, "set", &element.set);

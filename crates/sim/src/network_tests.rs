@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use cowslip_host::{Element, HostError, Netns, NetnsSpec, TapSpec};
+use cowslip_host::{Element, HostError, Netns, NetnsSpec, TableSocket, TapSpec};
 use cowslip_ledger::Owner;
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::Presence;
@@ -55,7 +55,10 @@ async fn a_network_has_what_its_rules_have_and_tells_what_they_deny() {
             "{refused:?}"
         );
     };
-    absent(host.open_addresses(&spec, "t", &[]));
+    let open = |elements: &[Element]| {
+        host.open_addresses(&spec, "t", elements, &mut TableSocket::default())
+    };
+    absent(open(&[]));
     absent(host.shape_netns(&spec, None));
     absent(host.reload_netns(&spec, RULES));
     absent(host.denied_log(&spec, 1).map(drop));
@@ -69,9 +72,8 @@ async fn a_network_has_what_its_rules_have_and_tells_what_they_deny() {
     assert_eq!(host.probe(&row).unwrap(), Presence::Present);
     assert_eq!(host.count(&spec, "t", "denied").unwrap().packets, 0);
     absent(host.count(&spec, "other", "denied").map(drop));
-    host.open_addresses(&spec, "t", &[element("name0")])
-        .unwrap();
-    absent(host.open_addresses(&spec, "t", &[element("name0"), element("name1")]));
+    open(&[element("name0")]).unwrap();
+    absent(open(&[element("name0"), element("name1")]));
     host.shape_netns(&spec, Some(1 << 20)).unwrap();
 
     let mut log = host.denied_log(&spec, 1).unwrap();

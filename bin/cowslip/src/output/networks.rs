@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use cowslip_model::NetworkMode;
+use cowslip_model::api::NameCounts;
 use cowslip_model::network::PublishedPort;
 
 use crate::commands::network::{Connected, Ports};
@@ -63,7 +64,29 @@ fn network(one: &Connected) -> String {
             .map(|packets| format!("{packets} packets"))
             .unwrap_or_default(),
     );
+    line(
+        "limited",
+        network
+            .limited_packets
+            .map(|packets| format!("{packets} packets"))
+            .unwrap_or_default(),
+    );
+    line("names", network.names.map(questions).unwrap_or_default());
     text
+}
+
+/// What became of questions for names: all of them, and what is not as usual.
+fn questions(counts: NameCounts) -> String {
+    let unusual = [
+        (counts.refused, "refused"),
+        (counts.rebinding, "without a closed address"),
+        (counts.failed, "without an answer of a server"),
+        (counts.unopened, "whose address could not be opened"),
+        (counts.dropped, "too many at once"),
+    ];
+    let unusual = unusual.iter().filter(|(count, _)| *count > 0);
+    let unusual = unusual.map(|(count, what)| format!(", {count} {what}"));
+    format!("{} asked{}", counts.asked, unusual.collect::<String>())
 }
 
 fn words<T: ToString>(all: &[T]) -> String {

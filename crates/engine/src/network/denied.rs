@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use cowslip_host::{DeniedPacket, NetnsSpec};
+use cowslip_host::{DeniedLog, DeniedPacket, NetnsSpec};
 use cowslip_ledger::{SandboxRecord, Synchronous};
 use cowslip_model::{NetworkMode, SandboxId, SandboxState, api};
-use cowslip_network::{DENIED, LOG_GROUP, TABLE};
+use cowslip_network::{DENIED, LIMITED, LOG_GROUP, TABLE};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -57,18 +57,27 @@ impl Engine {
         let record = self.find_sandbox(reference)?;
         let mut sandbox = self.view_sandbox(&record)?;
         if record.state == SandboxState::Running && record.spec.network.mode == NetworkMode::Nat {
-            sandbox.network.denied_packets = self.denied(record.id).await?;
+            let network = &mut sandbox.network;
+            network.denied_packets = self.counted(record.id, DENIED).await?;
+            if network.limits.packets.is_some() {
+                network.limited_packets = self.counted(record.id, LIMITED).await?;
+            }
+            network.names = self.resolvers.counts(record.id);
         }
         Ok(sandbox)
     }
 
-    /// Packets that were denied to a machine since its rules were set.
-    async fn denied(&self, id: SandboxId) -> Result<Option<u64>, EngineError> {
+    /// Packets that a counter of a machine's rules has counted since they were set.
+    async fn counted(
+        &self,
+        id: SandboxId,
+        counter: &'static str,
+    ) -> Result<Option<u64>, EngineError> {
         let Some(netns) = self.netns_of(id)? else {
             return Ok(None);
         };
         let host = Arc::clone(&self.site.host);
-        match blocking(move || host.count(&netns, TABLE, DENIED)).await? {
+        match blocking(move || host.count(&netns, TABLE, counter)).await? {
             Ok(count) => Ok(Some(count.packets)),
             // A machine that ends meanwhile has none.
             Err(_) if self.netns_of(id)?.is_none() => Ok(None),
@@ -78,21 +87,27 @@ impl Engine {
 
     /// Tells of the first packet that is denied to a machine from now on, where this host can tell.
     pub(crate) async fn listen_for_denied(self: &Arc<Self>, id: SandboxId, netns: &NetnsSpec) {
+        // There is one listener at a time.
         self.listeners.end(id).await;
-        let has_log = self.has_packet_log();
-        let log = has_log.and_then(|has| match has {
-            true => Ok(Some(self.site.host.denied_log(netns, LOG_GROUP)?)),
-            false => Ok(None),
-        });
-        let mut log = match log {
-            Ok(Some(log)) => log,
-            Ok(None) => return,
+        match self.denied_log(netns) {
+            Ok(Some(log)) => self.listen_to(id, log).await,
+            Ok(None) => {}
+            // What is denied is counted all the same.
             Err(error) => {
-                // What is denied is counted all the same.
                 tracing::warn!(sandbox = %id, %error, "listen for what its network denies");
-                return;
             }
-        };
+        }
+    }
+
+    /// Where the rules of a network tell what they deny; none where this host cannot tell.
+    pub(super) fn denied_log(&self, netns: &NetnsSpec) -> Result<Option<DeniedLog>, EngineError> {
+        let log = |has: bool| has.then(|| self.site.host.denied_log(netns, LOG_GROUP));
+        Ok(log(self.has_packet_log()?).transpose()?)
+    }
+
+    /// Tells of the first packet that comes to a machine's log from now on.
+    pub(crate) async fn listen_to(self: &Arc<Self>, id: SandboxId, mut log: DeniedLog) {
+        self.listeners.end(id).await;
         let cancel = CancellationToken::new();
         let until = cancel.clone();
         let engine = Arc::downgrade(self);
@@ -117,7 +132,7 @@ impl Engine {
         id: SandboxId,
         netns: &NetnsSpec,
     ) -> Result<(), EngineError> {
-        if self.denied(id).await? == Some(0) {
+        if self.counted(id, DENIED).await? == Some(0) {
             self.listen_for_denied(id, netns).await;
         }
         Ok(())

@@ -11,20 +11,19 @@
 mod denied;
 mod ports;
 mod resolver;
+mod slot;
 mod spare;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
-use cowslip_host::process::mark_prefix;
-use cowslip_host::{Netns, NetnsSpec, TapSpec};
-use cowslip_ledger::{HandleRow, HandleState, Held, Owner, Resource, SandboxRecord};
+use cowslip_host::{DeniedLog, Netns, NetnsSpec};
+use cowslip_ledger::{HandleState, Held, Owner, Resource, SandboxRecord};
 use cowslip_model::network::PublishedPort;
 use cowslip_model::{MonitorKind, NetworkMode, NetworkSpec, SandboxId, api};
 use cowslip_network::{
-    GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, HostRules, Inside, PREFIX, RESOLVER, Slot,
-    SlotAddresses, TAP, UPLINK,
+    GATEWAY, GUEST, GUEST_MAC, HostRules, Inside, PREFIX, RESOLVER, Slot, SlotAddresses,
 };
 use cowslip_proto::client::GuestNetwork;
 use cowslip_vmm::{NetworkInterface, NetworkTo};
@@ -37,7 +36,8 @@ pub(crate) use denied::Listeners;
 use ports::holds;
 pub(crate) use ports::refuse_taken;
 pub(crate) use resolver::{Resolvers, Sets};
-pub(crate) use spare::{Slots, Spares};
+pub use slot::netns_spec;
+pub(crate) use spare::{Slots, Spares, Taken};
 
 /// What an engine knows of the host's rules.
 #[derive(Default)]
@@ -128,11 +128,14 @@ impl Engine {
                 publish: network.publish.clone(),
             },
             NetworkMode::Nat => {
-                let netns = self.make_namespace(record).await?;
+                let (netns, log) = self.make_namespace(record).await?;
                 self.shape(network, record.spec.vmm, &netns).await?;
                 self.serve_names(record.id, network, &netns, Sets::Empty)
                     .await?;
-                self.listen_for_denied(record.id, &netns).await;
+                match log {
+                    Some(log) => self.listen_to(record.id, log).await,
+                    None => self.listen_for_denied(record.id, &netns).await,
+                }
                 NetworkTo::Namespace(netns)
             }
         };
@@ -143,22 +146,28 @@ impl Engine {
         }))
     }
 
-    async fn make_namespace(&self, record: &SandboxRecord) -> Result<NetnsSpec, EngineError> {
-        self.require_forwarding().await?;
+    /// The network of a machine, and its log where one is open.
+    async fn make_namespace(
+        &self,
+        record: &SandboxRecord,
+    ) -> Result<(NetnsSpec, Option<DeniedLog>), EngineError> {
+        self.require_forwarding()?;
         self.refuse_held_ports(record.spec.network.publish.iter())
             .await?;
         let rules = self.inside(&record.spec.network, record.slot)?;
-        let spec = match self.take_spare(record, &rules).await? {
-            Some(spec) => spec,
+        let made = match self.take_spare(record, &rules).await? {
+            Some(Taken { spec, log }) => (spec, log),
             None => {
                 let owner = Owner::Machine(record.id);
-                self.make_netns(owner, record.slot, rules).await?
+                (self.make_netns(owner, record.slot, rules).await?, None)
             }
         };
         self.spares.want();
-        // From here on its ports lead to it.
-        self.load_host_rules().await?;
-        Ok(spec)
+        // From here on its ports lead to it. Without any the rules are what they were when the network was made.
+        if !record.spec.network.publish.is_empty() || !self.host_rules_are_loaded().await {
+            self.load_host_rules().await?;
+        }
+        Ok(made)
     }
 
     /// Makes the network of a slot for `owner`.
@@ -208,7 +217,7 @@ impl Engine {
             addresses: self.addresses(slot)?,
             range,
             resolver: self.upstream_of(spec)?,
-            opened: &[],
+            host: &self.site.host.addresses()?,
             log: self.has_packet_log()?,
         };
         Ok(inside.to_string())
@@ -217,43 +226,30 @@ impl Engine {
     /// The addresses of a slot.
     pub(crate) fn addresses(&self, slot: u32) -> Result<SlotAddresses, EngineError> {
         let range = self.config.network.range;
-        range.addresses(Slot(slot)).ok_or_else(|| {
-            EngineError::NoSpace(format!(
-                "all {} pairs of addresses of network.range ({range}) are in use: remove sandboxes, or give a larger one",
-                range.slots()
-            ))
-        })
+        let found = range.addresses(Slot(slot));
+        found.ok_or_else(|| self.out_of_addresses())
+    }
+
+    fn out_of_addresses(&self) -> EngineError {
+        let range = self.config.network.range;
+        EngineError::NoSpace(format!(
+            "all {} pairs of addresses of network.range ({range}) are in use: remove sandboxes, or give a larger one",
+            range.slots()
+        ))
     }
 
     fn netns_spec(&self, slot: u32) -> Result<NetnsSpec, EngineError> {
-        let instance = self.site.ledger.instance();
-        let SlotAddresses { host, sandbox } = self.addresses(slot)?;
-        Ok(NetnsSpec {
-            path: self.site.layout.networks().join(slot.to_string()),
-            link: format!("{}{slot:x}", HostRules::link_prefix(instance)),
-            mark: format!("{}slot-{slot}", mark_prefix(instance)),
-            host,
-            sandbox,
-            uplink: UPLINK.to_owned(),
-            tap: TapSpec {
-                name: TAP.to_owned(),
-                addresses: vec![GATEWAY, RESOLVER],
-                prefix: PREFIX,
-                mac: GATEWAY_MAC,
-                guest: GUEST,
-                guest_mac: GUEST_MAC,
-                owner: self.credentials(slot).map(|user| (user.uid, user.gid)),
-            },
-        })
+        let (instance, range) = (self.site.ledger.instance(), self.config.network.range);
+        let owner = self.credentials(slot).map(|user| (user.uid, user.gid));
+        let spec = slot::netns_spec(&self.site.layout, instance, range, slot, owner);
+        spec.ok_or_else(|| self.out_of_addresses())
     }
 
     /// Lets the host pass packets on, or says that it does not.
-    async fn require_forwarding(&self) -> Result<(), EngineError> {
-        let (host, really) = (
-            Arc::clone(&self.site.host),
-            self.config.network.set_forwarding,
-        );
-        match blocking(move || host.set_forwarding(really)).await?? {
+    fn require_forwarding(&self) -> Result<(), EngineError> {
+        let really = self.config.network.set_forwarding;
+        // A setting of the kernel: nothing that waits.
+        match self.site.host.set_forwarding(really)? {
             true if really => {
                 tracing::info!("the host passes packets on from now on: net.ipv4.ip_forward = 1");
                 Ok(())
@@ -267,16 +263,23 @@ impl Engine {
         }
     }
 
+    /// Whether the last attempt to replace the host's rules did so.
+    async fn host_rules_are_loaded(&self) -> bool {
+        self.networks.loaded.lock().await.is_some()
+    }
+
     /// Replaces the host's rules where they are not those that the networks need; without any they go.
     pub(crate) async fn load_host_rules(&self) -> Result<(), EngineError> {
         // One after the other, each with what the ledger says by then.
         let mut loaded = self.networks.loaded.lock().await;
-        let (rows, sandboxes): (Vec<HandleRow>, _) = self
-            .site
-            .ledger
-            .read(|tx| Ok::<_, EngineError>((tx.handles_of_kind(Netns::KIND)?, tx.sandboxes()?)))?;
-        let whole = rows.iter().filter(|row| row.state == HandleState::Held);
-        let owners: HashSet<Owner> = whole.map(|row| row.owner).collect();
+        let (networks, sandboxes) = self.site.ledger.read(|tx| {
+            let networks = tx.owners_of_kind(Netns::KIND)?;
+            Ok::<_, EngineError>((networks, tx.publishing()?))
+        })?;
+        let whole = networks
+            .iter()
+            .filter(|(_, state)| *state == HandleState::Held);
+        let owners: HashSet<Owner> = whole.map(|(owner, _)| *owner).collect();
         // What is left of a machine that has failed keeps no port from others.
         let connected = |sandbox: &SandboxRecord| {
             owners.contains(&Owner::Machine(sandbox.id)) && holds(sandbox)
@@ -299,7 +302,7 @@ impl Engine {
             range: self.config.network.range,
             published,
         };
-        let rules = match rows.is_empty() {
+        let rules = match networks.is_empty() {
             true => HostRules::none(instance),
             false => rules.to_string(),
         };
@@ -361,6 +364,8 @@ impl Engine {
             limits: spec.limits,
             address,
             denied_packets: None,
+            limited_packets: None,
+            names: None,
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn refuse_taken(
         return Ok(());
     }
     for other in tx
-        .sandboxes()?
+        .publishing()?
         .iter()
         .filter(|other| other.id != id && holds(other))
     {

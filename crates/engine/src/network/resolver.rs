@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use cowslip_host::{Element, Host, NetnsSpec};
-use cowslip_model::{NetworkSpec, SandboxId};
+use cowslip_host::{Element, Host, NetnsSpec, TableSocket};
+use cowslip_model::{NetworkSpec, SandboxId, api};
 use cowslip_network::{RESOLVER, TABLE, set_name};
 use cowslip_resolver::{Gate, GateError, Opening, Policy, Resolver, Servers, Upstream};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +33,7 @@ struct Serving {
     door: Arc<Door>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
-    /// Rules that replace others come with a resolver of their own.
-    _policy: watch::Sender<Policy>,
+    resolver: Resolver,
 }
 
 impl Resolvers {
@@ -48,6 +46,20 @@ impl Resolvers {
             upstream,
             serving: Mutex::default(),
         }
+    }
+
+    /// What became of the questions of a machine's guest; none: they are not answered here.
+    pub(crate) fn counts(&self, id: SandboxId) -> Option<api::NameCounts> {
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = serving.get(&id)?.resolver.counts();
+        Some(api::NameCounts {
+            asked: counts.asked,
+            refused: counts.refused,
+            rebinding: counts.rebinding,
+            failed: counts.failed,
+            unopened: counts.unopened,
+            dropped: counts.dropped,
+        })
     }
 
     fn take(&self, id: SandboxId) -> Option<Serving> {
@@ -84,6 +96,8 @@ struct Opened {
     shut: bool,
     /// Nothing is but what is known: the sets were empty in the beginning.
     from_nothing: bool,
+    /// What it tells the kernel by.
+    socket: TableSocket,
     /// Until when each address is open, by its rule.
     until: HashMap<(usize, Ipv4Addr), Instant>,
 }
@@ -121,7 +135,9 @@ impl Door {
             return Ok(());
         }
         let elements: Vec<Element> = missing.iter().map(|(element, _)| element.clone()).collect();
-        self.host.open_addresses(&self.netns, TABLE, &elements)?;
+        let kept = &mut state.socket;
+        self.host
+            .open_addresses(&self.netns, TABLE, &elements, kept)?;
         if state.until.len() > REMEMBERED {
             state.until.retain(|_, until| *until > now);
         }
@@ -181,26 +197,26 @@ impl Engine {
         let udp = UdpSocket::from_std(udp).map_err(unusable)?;
         let tcp = TcpListener::from_std(tcp).map_err(unusable)?;
         let policy = Policy::new(spec, &[self.config.network.range.net()]);
-        let (sender, receiver) = watch::channel(policy);
         let door = Arc::new(Door {
             host: Arc::clone(&self.site.host),
             netns: netns.clone(),
             state: Mutex::new(Opened {
                 shut: false,
                 from_nothing: sets == Sets::Empty,
+                socket: TableSocket::default(),
                 until: HashMap::new(),
             }),
         });
         let cancel = CancellationToken::new();
         let gate = Arc::new(NetnsGate(Arc::clone(&door)));
-        let resolver = Resolver::new(receiver, self.resolvers.upstream.clone(), gate);
-        let until = cancel.clone();
-        let task = tokio::spawn(async move { resolver.serve((udp, tcp), until).await });
+        let resolver = Resolver::new(policy, self.resolvers.upstream.clone(), gate);
+        let (until, server) = (cancel.clone(), resolver.clone());
+        let task = tokio::spawn(async move { server.serve((udp, tcp), until).await });
         let serving = Serving {
             door,
             cancel,
             task,
-            _policy: sender,
+            resolver,
         };
         let mut all = self
             .resolvers
@@ -216,9 +232,15 @@ impl Engine {
         let Some(serving) = self.resolvers.take(id) else {
             return;
         };
-        let state = serving.door.state.lock();
-        state.unwrap_or_else(PoisonError::into_inner).shut = true;
+        let socket = {
+            let state = serving.door.state.lock();
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            state.shut = true;
+            std::mem::take(&mut state.socket)
+        };
         serving.cancel.cancel();
+        // A thread that panics has closed it as well.
+        let _ = blocking(move || drop(socket)).await;
         // One that panicked has ended as well.
         let _ = serving.task.await;
     }
@@ -258,6 +280,7 @@ mod tests {
         let mut state = Opened {
             shut: false,
             from_nothing: true,
+            socket: TableSocket::default(),
             until: HashMap::from([((1, Ipv4Addr::new(192, 0, 2, 1)), now + seconds(60))]),
         };
         let both = [opening(1, 60), opening(2, 60)];

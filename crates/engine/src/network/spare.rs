@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use cowslip_host::{Netns, NetnsSpec};
+use cowslip_host::{DeniedLog, Netns, NetnsSpec};
 use cowslip_ledger::{HandleRow, HandleState, Owner, Resource, SandboxRecord, Synchronous, Tx};
 use cowslip_model::{NetworkMode, NetworkSpec};
 use tokio::sync::Notify;
@@ -17,14 +17,22 @@ use crate::unwind::unwind;
 use crate::{Engine, blocking};
 
 /// How far a spare has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 enum Spare {
     /// It is being made, or released.
     Making,
     Ready {
         /// What it was put under: the host's name server may be another one by now.
         rules: String,
+        /// Where what is denied will be told: to be ready takes longer than all else that a start does to its network.
+        log: Option<DeniedLog>,
     },
+}
+
+/// A network that was a spare.
+pub(crate) struct Taken {
+    pub(crate) spec: NetnsSpec,
+    pub(crate) log: Option<DeniedLog>,
 }
 
 /// The slots of spares.
@@ -64,27 +72,27 @@ impl Slots<'_> {
 }
 
 /// Slots that the ledger says are taken.
-struct Taken {
+struct InUse {
     sandboxes: Vec<u32>,
     /// Of spares, among them such as could not be released.
     spares: Vec<u32>,
 }
 
-impl Taken {
+impl InUse {
     fn all(&self) -> impl Iterator<Item = u32> {
         self.sandboxes.iter().chain(&self.spares).copied()
     }
 }
 
-fn taken(tx: &Tx<'_>) -> Result<Taken, EngineError> {
-    let slot_of = |row: HandleRow| match row.owner {
+fn taken(tx: &Tx<'_>) -> Result<InUse, EngineError> {
+    let slot_of = |(owner, _)| match owner {
         Owner::Slot(slot) => Some(slot),
         _ => None,
     };
-    let rows = tx.handles_of_kind(Netns::KIND)?;
-    Ok(Taken {
-        sandboxes: tx.sandboxes()?.iter().map(|sandbox| sandbox.slot).collect(),
-        spares: rows.into_iter().filter_map(slot_of).collect(),
+    let owners = tx.owners_of_kind(Netns::KIND)?;
+    Ok(InUse {
+        sandboxes: tx.slots()?,
+        spares: owners.into_iter().filter_map(slot_of).collect(),
     })
 }
 
@@ -127,28 +135,25 @@ impl Engine {
         &self,
         record: &SandboxRecord,
         rules: &str,
-    ) -> Result<Option<NetnsSpec>, EngineError> {
-        let Some((spec, under)) = self.give_spare(record)? else {
+    ) -> Result<Option<Taken>, EngineError> {
+        let Some((taken, under)) = self.give_spare(record)? else {
             return Ok(None);
         };
         if rules != under {
-            let (host, netns, rules) =
-                (Arc::clone(&self.site.host), spec.clone(), rules.to_owned());
+            let host = Arc::clone(&self.site.host);
+            let (netns, rules) = (taken.spec.clone(), rules.to_owned());
             blocking(move || host.reload_netns(&netns, &rules)).await??;
         }
-        Ok(Some(spec))
+        Ok(Some(taken))
     }
 
     /// Makes the spare of a sandbox's slot its machine's; with the rules that it is under.
-    fn give_spare(
-        &self,
-        record: &SandboxRecord,
-    ) -> Result<Option<(NetnsSpec, String)>, EngineError> {
+    fn give_spare(&self, record: &SandboxRecord) -> Result<Option<(Taken, String)>, EngineError> {
         // Until its owner has changed nobody else may take it for left over, or for his.
         let mut slots = self.spares.lock();
-        let Some(Spare::Ready { rules }) = slots.0.get(&record.slot).cloned() else {
+        if !matches!(slots.0.get(&record.slot), Some(Spare::Ready { .. })) {
             return Ok(None);
-        };
+        }
         let (owner, to) = (Owner::Slot(record.slot), Owner::Machine(record.id));
         let spec = self
             .site
@@ -163,8 +168,11 @@ impl Engine {
                 tx.give_handle(row, to)?;
                 Ok::<_, EngineError>(Some(row.spec::<Netns>()?))
             })?;
-        slots.0.remove(&record.slot);
-        Ok(spec.map(|spec| (spec, rules)))
+        let given = match (slots.0.remove(&record.slot), spec) {
+            (Some(Spare::Ready { rules, log }), Some(spec)) => Some((Taken { spec, log }, rules)),
+            _ => None,
+        };
+        Ok(given)
     }
 
     /// Makes spares as they are taken, until the engine is gone.
@@ -235,9 +243,12 @@ impl Engine {
 
     async fn make_spare(&self, slot: u32) -> Result<Spare, EngineError> {
         let rules = self.inside(&NetworkSpec::default(), slot)?;
-        self.make_netns(Owner::Slot(slot), slot, rules.clone())
+        let spec = self
+            .make_netns(Owner::Slot(slot), slot, rules.clone())
             .await?;
-        Ok(Spare::Ready { rules })
+        // One that cannot be had is tried again by whoever takes it.
+        let log = self.denied_log(&spec).unwrap_or_default();
+        Ok(Spare::Ready { rules, log })
     }
 
     /// Releases a spare. What could not be is found by the next engine, or by `gc`.
@@ -258,7 +269,7 @@ impl Engine {
         *self.spares.ended.lock().await = true;
         let slots: Vec<u32> = {
             let mut slots = self.spares.lock();
-            // From here on nobody takes one.
+            // From here on nobody takes one, and nobody listens in one, which would keep its namespace.
             slots
                 .0
                 .values_mut()

@@ -9,6 +9,8 @@
 //! same name is left alone.
 
 mod denied;
+mod firewall;
+mod legacy;
 mod link;
 mod namespace;
 mod netlink;
@@ -26,15 +28,19 @@ use std::sync::OnceLock;
 
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{Held, Reservation, Resource};
+use rustix::net::netlink::NETFILTER;
 use serde::{Deserialize, Serialize};
 
 pub use self::denied::{DeniedLog, DeniedPacket, log_message};
+pub use self::firewall::{DroppingChain, Firewall};
 pub use self::table::{Count, Element};
 use crate::error::HostError;
 use crate::file::Inode;
 
-pub(crate) use ports::{has_address, holder as port_holder, resolv_conf};
-pub(crate) use rules::forwarding_is_dropped;
+pub(crate) use firewall::forwarding_is_dropped;
+#[cfg(test)]
+pub(crate) use namespace::try_out;
+pub(crate) use ports::{addresses, has_address, holder as port_holder, resolv_conf};
 
 /// The kind.
 #[derive(Debug)]
@@ -196,15 +202,27 @@ fn within<T: Send>(
     namespace::enter(&spec.path, work)?.map_err(HostError::path(operation, &spec.path))
 }
 
+/// A socket to the tables of a network, as soon as one was opened. To close one takes the kernel milliseconds, so it is kept
+/// from one change to the next. While it is open, so is the namespace.
+#[derive(Debug, Default)]
+pub struct TableSocket(Option<netlink::Socket>);
+
 /// Puts addresses into sets of a table, all at once.
 pub(crate) fn open_addresses(
     spec: &NetnsSpec,
     table: &str,
     elements: &[Element],
+    kept: &mut TableSocket,
 ) -> Result<(), HostError> {
-    within(spec, "open addresses in the network", || {
-        table::add(table, elements)
-    })
+    const OPERATION: &str = "open addresses in the network";
+    let socket = match kept.0.take() {
+        Some(socket) => socket,
+        None => within(spec, OPERATION, || netlink::Socket::open(Some(NETFILTER)))?,
+    };
+    table::add(&socket, table, elements).map_err(HostError::path(OPERATION, &spec.path))?;
+    // One on which something failed may have more to say of that, and is not used again.
+    kept.0 = Some(socket);
+    Ok(())
 }
 
 /// What a counter of a table has counted.

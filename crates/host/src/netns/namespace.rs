@@ -45,7 +45,7 @@ pub(super) fn make(
 }
 
 /// Does something in a namespace without a name, which goes with it.
-pub(super) fn try_out(
+pub(crate) fn try_out(
     inside: impl FnOnce() -> Result<(), HostError> + Send,
 ) -> Result<(), HostError> {
     in_thread(|| {

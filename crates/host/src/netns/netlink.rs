@@ -16,8 +16,12 @@ const REQUEST: u16 = 0x1;
 const ACKNOWLEDGE: u16 = 0x4;
 pub(super) const REPLACE: u16 = 0x100;
 pub(super) const CREATE: u16 = 0x400;
+/// `NLM_F_DUMP`.
+pub(super) const DUMP: u16 = 0x300;
 /// `NLMSG_ERROR`: an error, or zero for "done".
 const ERROR: u16 = 2;
+/// `NLMSG_DONE`: the end of a list.
+const DONE: u16 = 3;
 /// `NLA_F_NESTED`, and it with `NLA_F_NET_BYTEORDER`.
 const NESTED: u16 = 0x8000;
 const FLAGS: u16 = 0xc000;
@@ -133,6 +137,27 @@ impl Socket {
         match done {
             true => Ok(answers),
             false => Err(io::Error::other("the kernel did not answer")),
+        }
+    }
+
+    /// Sends a request for a list, and gives what is in it.
+    pub(super) fn list(&self, request: Message) -> io::Result<Vec<Answer>> {
+        send(&self.0, &request.finish(), SendFlags::empty())?;
+        let mut answers = Vec::new();
+        let mut buffer = vec![0; ANSWER];
+        loop {
+            // As soon as a part is taken the kernel has the next one ready.
+            let (length, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
+            for (kind, body) in messages_in(&buffer[..length]) {
+                match (kind, number(body)) {
+                    (DONE, _) => return Ok(answers),
+                    (ERROR, code) => {
+                        let code = code.unwrap_or(0).wrapping_neg();
+                        return Err(io::Error::from_raw_os_error(code));
+                    }
+                    _ => answers.push(body.to_vec()),
+                }
+            }
         }
     }
 

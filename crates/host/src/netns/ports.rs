@@ -7,8 +7,14 @@ use std::{fs, io};
 
 use cowslip_model::{PublishedPort, Transport};
 
+use super::netlink::{self, DUMP, Message, Socket};
 use crate::error::HostError;
 
+/// `RTM_GETADDR`, `IFA_LOCAL`, `AF_INET`.
+const GET_ADDRESS: u16 = 22;
+const LOCAL: u16 = 2;
+const INET: u8 = 2;
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Who listens where a port is to be published, in words. Only a try tells, and only a look at all processes who it is.
@@ -36,6 +42,22 @@ pub(crate) fn resolv_conf() -> Result<String, HostError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         other => other.map_err(HostError::path("read", path)),
     }
+}
+
+/// All addresses of this host, in no order. Of this thread's namespace.
+pub(crate) fn addresses() -> Result<Vec<Ipv4Addr>, HostError> {
+    // `struct ifaddrmsg` of any interface.
+    let all = Message::new(GET_ADDRESS, DUMP, &[INET, 0, 0, 0, 0, 0, 0, 0]);
+    let told = Socket::open(None).and_then(|socket| socket.list(all));
+    let told = told.map_err(HostError::path(
+        "list the addresses in",
+        Path::new(NAMESPACE),
+    ))?;
+    let local = |answer: &Vec<u8>| {
+        let local = netlink::attribute(answer.get(8..)?, LOCAL)?;
+        local.first_chunk::<4>().copied().map(Ipv4Addr::from)
+    };
+    Ok(told.iter().filter_map(local).collect())
 }
 
 /// Whether an address is one of this host's: only such a one can be bound.
@@ -105,6 +127,9 @@ mod tests {
         assert!(has_address(Ipv4Addr::LOCALHOST));
         assert!(!has_address(Ipv4Addr::new(192, 0, 2, 77)));
         resolv_conf().unwrap();
+        let all = addresses().unwrap();
+        assert!(all.contains(&Ipv4Addr::LOCALHOST));
+        assert!(all.iter().all(|address| has_address(*address)), "{all:?}");
     }
 
     #[test]

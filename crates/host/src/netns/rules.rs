@@ -28,35 +28,6 @@ pub(super) fn load(script: &str) -> Result<(), HostError> {
     begin(script)?.finish()
 }
 
-/// Chains of this thread's namespace that drop what nobody else lets pass from one interface to another.
-pub(crate) fn forwarding_is_dropped() -> Result<Vec<String>, HostError> {
-    let path = nft().ok_or(HostError::NoNft)?;
-    let output = Command::new(path)
-        .args(["-j", "list", "chains"])
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| HostError::Rules { source })?;
-    Ok(dropping(&output.stdout))
-}
-
-/// Those of a list of chains in JSON.
-fn dropping(list: &[u8]) -> Vec<String> {
-    let list: serde_json::Value = serde_json::from_slice(list).unwrap_or_default();
-    let objects = list["nftables"].as_array().cloned().unwrap_or_default();
-    let chains = objects.iter().filter_map(|object| object.get("chain"));
-    let word =
-        |chain: &serde_json::Value, key: &str| chain[key].as_str().unwrap_or_default().to_owned();
-    chains
-        .filter(|chain| word(chain, "hook") == "forward" && word(chain, "policy") == "drop")
-        .map(|chain| {
-            ["family", "table", "name"]
-                .map(|key| word(chain, key))
-                .join(" ")
-        })
-        .collect()
-}
-
 /// An nft at work.
 pub(super) struct Loading {
     child: Child,
@@ -117,17 +88,6 @@ fn start(path: &Path, script: &str) -> std::io::Result<Loading> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_firewall_that_drops_what_is_forwarded_is_named() {
-        let list = br#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}},
-            {"chain": {"family": "inet", "table": "cowslip-1", "name": "forward", "hook": "forward", "policy": "accept"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}]}"#;
-        assert_eq!(dropping(list), ["ip filter FORWARD"]);
-        assert_eq!(dropping(b""), [""; 0]);
-    }
 
     #[test]
     fn nothing_is_deleted_where_nothing_is() {

@@ -86,11 +86,10 @@ fn batch(changes: Vec<Message>, end: bool) -> Vec<Message> {
 }
 
 /// Puts all of these into their sets by one transaction. Those that are there stay for as long as is said now.
-pub(super) fn add(table: &str, elements: &[Element]) -> io::Result<()> {
+pub(super) fn add(socket: &Socket, table: &str, elements: &[Element]) -> io::Result<()> {
     if elements.is_empty() {
         return Ok(());
     }
-    let socket = Socket::open(Some(NETFILTER))?;
     let changes: Vec<Message> = elements
         .iter()
         .flat_map(|element| renewal(table, element))

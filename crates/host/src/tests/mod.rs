@@ -3,6 +3,7 @@
 
 mod cgroups;
 mod files;
+mod firewalls;
 mod mounts;
 mod networks;
 mod prepare;

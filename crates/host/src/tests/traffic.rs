@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::networks::{inside, missing, spec};
 use super::*;
-use crate::netns::{Count, DeniedPacket, Element, Netns, NetnsSpec};
+use crate::netns::{Count, DeniedPacket, Element, Netns, NetnsSpec, TableSocket};
 
 /// What a test has of a network. It goes with the test.
 struct Network {
@@ -105,7 +105,11 @@ fn addresses_are_in_sets_for_as_long_as_was_said_last() {
     let Some(network) = Network::new("e", sets) else {
         return;
     };
-    let open = |elements: &[Element]| network.host().open_addresses(&network.spec, "t", elements);
+    let mut kept = TableSocket::default();
+    let mut open = |elements: &[Element]| {
+        let host = network.host();
+        host.open_addresses(&network.spec, "t", elements, &mut kept)
+    };
     // Addresses, what they were given, and whether most of that is left.
     let listed = |set: &str| {
         let told = network.told(&["nft", "-j", "list", "set", "inet", "t", set]);
@@ -166,7 +170,9 @@ fn addresses_are_in_sets_for_as_long_as_was_said_last() {
     }
     let mut other = network.spec.clone();
     other.mark = "cowslip-00000000000000ff-e".to_owned();
-    let refused = network.host().open_addresses(&other, "t", &[]);
+    let refused = network
+        .host()
+        .open_addresses(&other, "t", &[], &mut TableSocket::default());
     assert!(matches!(refused, Err(HostError::Outside { .. })));
 }
 

@@ -2,9 +2,11 @@
 
 use cowslip_model::{CheckpointId, LayerId, SandboxId};
 
-use super::{Bench, KERNEL, TEMPLATE, checkpoint, kernel, layer, name, sandbox, template};
+use super::{
+    Bench, KERNEL, TEMPLATE, Thing, ThingSpec, checkpoint, kernel, layer, name, sandbox, template,
+};
 use crate::db::EVENTS_KEPT;
-use crate::{LedgerError, Synchronous};
+use crate::{HandleState, LedgerError, Owner, Synchronous};
 
 #[test]
 fn what_is_written_is_read() {
@@ -187,4 +189,46 @@ fn events_are_numbered_and_bounded() {
         kept[kept.len() - 3..],
         "the newest, oldest of them first"
     );
+}
+
+#[test]
+fn parts_of_many_records_are_what_is_in_them() {
+    let bench = Bench::new();
+    let published = || "8080:80".parse().unwrap();
+    bench
+        .write(|tx| {
+            for bits in 1..=3 {
+                let mut record = sandbox(bits, None);
+                record.slot = 10 - u32::try_from(bits).unwrap();
+                if bits == 2 {
+                    record.spec.network.publish = vec![published()];
+                }
+                tx.put_sandbox(&record)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let owners = [Owner::Machine(SandboxId::from_bits(1)), Owner::Slot(7)];
+    let made = owners.map(|owner| {
+        let spec = ThingSpec::new(&format!("/{owner}"));
+        bench.ledger.reserve::<Thing>(owner, spec, &[]).unwrap()
+    });
+    let [held, reserved] = made;
+    held.acquired(1).unwrap().settle();
+    bench
+        .ledger
+        .read(|tx| {
+            let all = tx.sandboxes()?;
+            assert_eq!(tx.publishing()?, all[1..2]);
+            let mut slots = tx.slots()?;
+            slots.sort_unstable();
+            assert_eq!(slots, [7, 8, 9]);
+            let states = [HandleState::Held, HandleState::Reserved];
+            let found = tx.owners_of_kind("thing")?;
+            assert_eq!(found, owners.into_iter().zip(states).collect::<Vec<_>>());
+            assert_eq!(tx.owners_of_kind("other")?, []);
+            Ok::<_, LedgerError>(())
+        })
+        .unwrap();
+    drop(reserved);
 }

@@ -86,4 +86,29 @@ pub struct Network {
     /// host (only `inspect` does), or no machine runs.
     #[serde(default)]
     pub denied_packets: Option<u64>,
+    /// Packets, in both directions, that its rules dropped since they were more than its limit; none as above, or without a
+    /// limit of packets.
+    #[serde(default)]
+    pub limited_packets: Option<u64>,
+    /// What became of its guest's questions for names since its rules were set or the engine began; none as above, or
+    /// where the host's name server answers them.
+    #[serde(default)]
+    pub names: Option<NameCounts>,
+}
+
+/// What became of a guest's questions for names, where the engine answers them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NameCounts {
+    /// Questions that were understood.
+    pub asked: u64,
+    /// Of these, those that the rules refuse.
+    pub refused: u64,
+    /// Answers out of which addresses of closed networks were taken.
+    pub rebinding: u64,
+    /// Questions to which the host's name servers had no answer.
+    pub failed: u64,
+    /// Answers that were not given, since their addresses could not be opened.
+    pub unopened: u64,
+    /// Questions that were left unanswered, since too many were under way.
+    pub dropped: u64,
 }

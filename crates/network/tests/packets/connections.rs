@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use cowslip_model::NetworkSpec;
-use cowslip_network::{DENIED, Opened};
+use cowslip_network::DENIED;
 
 use crate::lab::{PATIENCE, PRIVATE, SITE, lab, talks, words};
 
@@ -29,16 +29,16 @@ fn what_is_still_allowed_goes_on_and_what_is_not_is_reset() {
     for stream in [&mut kept, &mut lost, &mut denied] {
         assert_eq!(talks(stream), Ok(()));
     }
-    lab.rules(&allowing(&["93.184.216.0/24"]), None, &[]);
+    lab.rules(&allowing(&["93.184.216.0/24"]), None);
     assert_eq!(talks(&mut kept), Ok(()));
     assert_eq!(talks(&mut lost), Err(ErrorKind::ConnectionReset));
     assert!(lab.counted(DENIED) > 0);
 
     let mut spec = allowing(&["0.0.0.0/0:7"]);
-    lab.rules(&spec, None, &[]);
+    lab.rules(&spec, None);
     assert_eq!(talks(&mut kept), Ok(()));
     spec.deny = words(&["93.184.216.34:7"]);
-    lab.rules(&spec, None, &[]);
+    lab.rules(&spec, None);
     for stream in [&mut kept, &mut denied] {
         assert_eq!(talks(stream), Err(ErrorKind::ConnectionReset));
     }
@@ -52,12 +52,8 @@ fn a_connection_outlasts_the_address_of_its_name_but_not_its_rule() {
     };
     lab.echo("site", 7);
     assert!(lab.connect("guest", SITE, 7).is_err());
-    let opened = |rule, address: Ipv4Addr, lasts| Opened {
-        rule,
-        address,
-        lasts: Duration::from_secs(lasts),
-    };
-    lab.rules(&spec, None, &[opened(0, SITE, 4)]);
+    lab.rules(&spec, None);
+    lab.open(SITE, 4);
     let mut stream = lab.connect("guest", SITE, 7).unwrap();
     assert_eq!(talks(&mut stream), Ok(()));
     let begun = Instant::now();
@@ -67,16 +63,17 @@ fn a_connection_outlasts_the_address_of_its_name_but_not_its_rule() {
     assert_eq!(talks(&mut stream), Ok(()));
 
     // The same name among others, of which no address is known.
-    lab.rules(&allowing(&["a.example", "example.org:7"]), None, &[]);
+    lab.rules(&allowing(&["a.example", "example.org:7"]), None);
     assert_eq!(talks(&mut stream), Ok(()));
     assert!(lab.connect("guest", SITE, 7).is_err());
     // Another rule that leads there carries it on, and is the one that counts from now on.
     let other = allowing(&["*.example:7"]);
-    lab.rules(&other, None, &[opened(0, SITE, 300)]);
+    lab.rules(&other, None);
+    lab.open(SITE, 300);
     assert_eq!(talks(&mut stream), Ok(()));
-    lab.rules(&other, None, &[]);
+    lab.rules(&other, None);
     assert_eq!(talks(&mut stream), Ok(()));
-    lab.rules(&spec, None, &[]);
+    lab.rules(&spec, None);
     assert_eq!(talks(&mut stream), Err(ErrorKind::ConnectionReset));
 }
 
@@ -114,10 +111,10 @@ fn a_caller_stays_for_as_long_as_the_port_is_published() {
     assert_eq!(pass(), Ok(()));
     let mut spec = published.clone();
     spec.allow = words(&["1.1.1.1"]);
-    lab.rules(&spec, None, &[]);
+    lab.rules(&spec, None);
     assert_eq!(pass(), Ok(()));
     spec.publish.clear();
-    lab.rules(&spec, None, &[]);
+    lab.rules(&spec, None);
     // What the caller says arrives no more, and the guest hears so when it says something: an acknowledgement at least.
     let mut ended = said(&mut caller, &mut served).unwrap_err();
     if ended == ErrorKind::WouldBlock {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cowslip_model::NetworkSpec;
 use cowslip_network::{
-    AddressRange, GATEWAY, GUEST, HostRules, Inside, Opened, RESOLVER, Slot, TABLE, TAP, UPLINK,
+    AddressRange, GATEWAY, GUEST, HostRules, Inside, RESOLVER, Slot, TABLE, TAP, UPLINK, set_name,
 };
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -98,17 +98,24 @@ impl Lab {
     }
 
     /// Gives the sandbox these rules.
-    pub(crate) fn rules(&self, spec: &NetworkSpec, resolver: Option<Ipv4Addr>, opened: &[Opened]) {
+    pub(crate) fn rules(&self, spec: &NetworkSpec, resolver: Option<Ipv4Addr>) {
         let range = AddressRange::default();
         let inside = Inside {
             spec,
             addresses: range.addresses(Slot(300)).unwrap(),
             range,
             resolver,
-            opened,
+            host: &[HOST, HOST_PRIVATE],
             log: true,
         };
         self.load("sandbox", &inside.to_string());
+    }
+
+    /// Opens an address to the name of the first rule, for some seconds.
+    pub(crate) fn open(&self, address: Ipv4Addr, seconds: u64) {
+        let set = set_name(0);
+        let element = format!("add element inet {TABLE} {set} {{ {address} timeout {seconds}s }}");
+        self.load("sandbox", &element);
     }
 
     /// Packets that a counter of the sandbox has seen.
@@ -274,7 +281,7 @@ pub(crate) fn lab(name: &str, spec: &NetworkSpec, resolver: Option<Ipv4Addr>) ->
     lab.set("host", "ip_forward");
     lab.set("host", &format!("conf/{link}/route_localnet"));
     lab.set("sandbox", "ip_forward");
-    lab.rules(spec, resolver, &[]);
+    lab.rules(spec, resolver);
     let published = spec.publish.iter().map(|port| (port, addresses.sandbox));
     let rules = HostRules {
         instance,

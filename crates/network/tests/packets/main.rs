@@ -14,7 +14,7 @@ mod limits;
 use std::net::Ipv4Addr;
 
 use cowslip_model::NetworkSpec;
-use cowslip_network::{AddressRange, GATEWAY, RESOLVER, Slot};
+use cowslip_network::{AddressRange, DENIED, GATEWAY, RESOLVER, Slot};
 
 use lab::{HOST, HOST_PRIVATE, METADATA, PRIVATE, SITE, lab, words};
 
@@ -33,6 +33,10 @@ fn without_a_word_the_internet_is_open_and_nothing_else() {
     for address in [HOST, HOST_PRIVATE, GATEWAY, link.host, link.sandbox] {
         assert_eq!(lab.seen("guest", address, 22), None, "{address}");
     }
+    // Its public addresses are refused where all else is, and so counted.
+    let before = lab.counted(DENIED);
+    assert_eq!(lab.seen("guest", HOST, 22), None);
+    assert!(lab.counted(DENIED) > before);
     // Names are asked for at one place, which leads to the host's own resolver, wherever that is.
     assert_eq!(
         lab.seen("guest", RESOLVER, 53),
@@ -68,6 +72,10 @@ fn only_what_is_allowed_is_open_and_what_is_published_leads_in() {
     // A wide network does not open what is closed.
     assert_eq!(lab.seen("guest", METADATA, 443), None);
     assert_eq!(lab.seen("guest", RESOLVER, 53), None);
+    // Neither does it open the host.
+    let before = lab.counted(DENIED);
+    assert_eq!(lab.seen("guest", HOST, 443), None);
+    assert!(lab.counted(DENIED) > before);
 
     let link = AddressRange::default().addresses(Slot(300)).unwrap();
     let local = Ipv4Addr::LOCALHOST;

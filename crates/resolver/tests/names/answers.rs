@@ -2,11 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 
-use crate::sandbox::{Mood, Sandbox, addresses, policy, question, servers, with_edns};
+use crate::sandbox::{Mood, Sandbox, addresses, question, servers, with_edns};
 use crate::site::{By, Site, a, answer, cname, name, txt};
 
 fn ip(text: &str) -> Ipv4Addr {
@@ -277,52 +277,4 @@ async fn no_address_is_known_that_could_not_be_opened() {
         sandbox.resolve("a.example.").await,
         expect(ResponseCode::NoError, &["8.0.0.1"])
     );
-}
-
-#[tokio::test]
-async fn new_rules_hold_for_the_next_answer() {
-    let site = Site::with(vec![a("a.example.", 300, "8.0.0.1")]).await;
-    let sandbox = Sandbox::new(&["a.example"], &[], servers(&[&site])).await;
-    assert_eq!(sandbox.resolve("a.example.").await.0, ResponseCode::NoError);
-    sandbox.policy.send_replace(policy(&["b.example"], &[]));
-    assert_eq!(
-        sandbox.resolve("a.example.").await.0,
-        ResponseCode::NXDomain
-    );
-    sandbox
-        .policy
-        .send_replace(policy(&["b.example", "*.example", "a.example"], &[]));
-    sandbox.gate.take();
-    assert_eq!(sandbox.resolve("a.example.").await.0, ResponseCode::NoError);
-    assert_eq!(
-        sandbox.gate.opened(),
-        [(1, ip("8.0.0.1")), (2, ip("8.0.0.1"))]
-    );
-    // What is opened by rules that go meanwhile is not shown.
-    let meanwhile = (sandbox.policy.clone(), policy(&["a.example"], &[]));
-    *sandbox.gate.meanwhile.lock().unwrap() = Some(meanwhile);
-    assert_eq!(
-        sandbox.resolve("a.example.").await,
-        (ResponseCode::ServFail, vec![])
-    );
-    assert_eq!(sandbox.resolve("a.example.").await.0, ResponseCode::NoError);
-}
-
-#[tokio::test]
-async fn rules_that_change_while_a_server_is_asked_decide() {
-    let (sender, receiver) = std::sync::mpsc::channel::<tokio::sync::watch::Sender<_>>();
-    let receiver = std::sync::Mutex::new(receiver);
-    let site = Site::new(move |question: &Message, _| {
-        let rules = receiver.lock().unwrap().recv().unwrap();
-        rules.send_replace(policy(&["b.example"], &[]));
-        answer(question, &[a("a.example.", 300, "8.0.0.1")])
-    })
-    .await;
-    let sandbox = Sandbox::new(&["a.example"], &[], servers(&[&site])).await;
-    sender.send(sandbox.policy.clone()).unwrap();
-    assert_eq!(
-        sandbox.resolve("a.example.").await,
-        (ResponseCode::NXDomain, vec![])
-    );
-    assert_eq!(sandbox.gate.take(), []);
 }

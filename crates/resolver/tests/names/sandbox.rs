@@ -11,7 +11,6 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::{Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +21,6 @@ pub(crate) struct Sandbox {
     pub(crate) udp: SocketAddr,
     pub(crate) tcp: SocketAddr,
     pub(crate) gate: Arc<Recorder>,
-    pub(crate) policy: watch::Sender<Policy>,
     pub(crate) cancel: CancellationToken,
     pub(crate) served: JoinHandle<()>,
     resolver: Resolver,
@@ -40,8 +38,6 @@ pub(crate) enum Mood {
 #[derive(Default)]
 pub(crate) struct Recorder {
     pub(crate) mood: Mutex<Mood>,
-    /// What happens to the sandbox's rules while the gate is at work.
-    pub(crate) meanwhile: Mutex<Option<(watch::Sender<Policy>, Policy)>>,
     opened: Mutex<Vec<Opening>>,
 }
 
@@ -49,9 +45,6 @@ pub(crate) struct Recorder {
 impl Gate for Recorder {
     async fn open(&self, openings: &[Opening]) -> Result<(), GateError> {
         self.opened.lock().unwrap().extend_from_slice(openings);
-        if let Some((sender, policy)) = self.meanwhile.lock().unwrap().take() {
-            sender.send_replace(policy);
-        }
         let mood = *self.mood.lock().unwrap();
         match mood {
             Mood::Opens => Ok(()),
@@ -75,7 +68,7 @@ impl Recorder {
     }
 }
 
-pub(crate) fn policy(allow: &[&str], deny: &[&str]) -> Policy {
+fn policy(allow: &[&str], deny: &[&str]) -> Policy {
     let words = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let spec = NetworkSpec {
         allow: words(allow),
@@ -117,9 +110,8 @@ pub(crate) fn addresses(answer: &Message) -> Vec<String> {
 
 impl Sandbox {
     pub(crate) async fn new(allow: &[&str], deny: &[&str], upstream: Upstream) -> Self {
-        let (policy, receiver) = watch::channel(policy(allow, deny));
         let gate = Arc::new(Recorder::default());
-        let resolver = Resolver::new(receiver, upstream, gate.clone());
+        let resolver = Resolver::new(policy(allow, deny), upstream, gate.clone());
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (of_udp, of_tcp) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
@@ -130,7 +122,6 @@ impl Sandbox {
             udp: of_udp,
             tcp: of_tcp,
             gate,
-            policy,
             cancel,
             served,
             resolver,

@@ -287,30 +287,35 @@ fn a_change_of_rules_that_was_left_is_ended() {
     }
 }
 
+/// A packet that is denied to a machine is told.
+pub(crate) fn is_told(bench: &Bench, life: &Life, id: SandboxId) {
+    let owner = Owner::Machine(id);
+    let row = rows(life).into_iter().find(|row| row.owner == owner);
+    let path = row.unwrap().spec::<Netns>().unwrap().path;
+    let mut events = life.engine.subscribe();
+    bench.setup.world.deny(&path, &PACKET);
+    let next = async {
+        loop {
+            let event = events.recv().await.unwrap();
+            if event.kind == "sandbox.denied" {
+                return event;
+            }
+        }
+    };
+    let bounded = async { tokio::time::timeout(Duration::from_secs(30), next).await };
+    let event = life.run(bounded).unwrap();
+    assert_eq!(event.detail["port"], 80);
+}
+
 /// The first packet that is denied is told under the old rules and under the new ones.
 #[test]
 fn what_other_rules_deny_is_told_too() {
     let bench = Bench::new(Backend::Qcow2);
     let life = bench.engine(None);
     let one = connected(&bench, &life, "one", old_rules());
-    let owner = Owner::Machine(one);
-    let row = rows(&life).into_iter().find(|row| row.owner == owner);
-    let path = row.unwrap().spec::<Netns>().unwrap().path;
-    let mut events = life.engine.subscribe();
     for told in [false, true, true] {
         if told {
-            bench.setup.world.deny(&path, &PACKET);
-            let next = async {
-                loop {
-                    let event = events.recv().await.unwrap();
-                    if event.kind == "sandbox.denied" {
-                        return event;
-                    }
-                }
-            };
-            let bounded = async { tokio::time::timeout(Duration::from_secs(30), next).await };
-            let event = life.run(bounded).unwrap();
-            assert_eq!(event.detail["port"], 80);
+            is_told(&bench, &life, one);
         }
         let set = life.engine.set_network("one", rules(new_rules()));
         life.run(set).unwrap();

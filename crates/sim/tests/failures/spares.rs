@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::armed::Armed;
 use crate::bench::{Bench, Life, checkpoint_request, create_request};
-use crate::networks::{check_networks, connected, connected_request, rows};
+use crate::networks::{check_networks, connected, connected_request, is_told, rows};
 
 /// Networks that are kept ready here.
 const WARM: u32 = 2;
@@ -63,12 +63,14 @@ fn the_next_sandbox_gets_a_network_that_is_ready() {
         "it was as it is to be"
     );
 
+    is_told(&bench, &life, two);
     // Other rules than those of a spare, in the same network.
     let rules = json!({ "allow": ["192.0.2.1", "example.org"], "publish": ["8080:80"] });
     let three = connected(&bench, &life, "three", rules);
     assert_eq!(network_of(&life, three).id, ready[1].1.id);
     assert_eq!(count(&steps, "reserve netns for machine"), 1, "of \"one\"");
     assert_eq!(count(&steps, "host: reload rules"), 1);
+    is_told(&bench, &life, three);
 
     life.run(life.engine.fill_spares());
     assert_eq!(spares(&life).len(), 2, "made behind them");

@@ -16,6 +16,8 @@ mod images;
 mod input;
 mod lifecycle;
 mod network;
+mod network_firewalls;
+mod network_limits;
 mod scenario;
 mod terminal;
 mod unprivileged;
