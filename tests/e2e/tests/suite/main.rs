@@ -18,5 +18,6 @@ mod lifecycle;
 mod network;
 mod scenario;
 mod terminal;
+mod unpacked;
 mod unprivileged;
 mod witnesses;
