@@ -8,6 +8,7 @@
 mod builds;
 mod concurrency;
 mod crash;
+mod crash_import;
 mod exec;
 mod files;
 mod flatten;
