@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use cowslip_e2e::{ContainerImage, Tar};
+use cowslip_e2e::{ContainerImage, Tar, many_files_tar};
 
 use crate::Failure;
 use crate::import::e2fsprogs;
@@ -16,8 +16,6 @@ const NAME: &str = "bench-images";
 /// Of the same layers and one more, imported while the other is there.
 const CHANGED: &str = "bench-images-changed";
 const FILES: usize = 50_000;
-/// Of one small file, in bytes.
-const SMALL: usize = 600;
 
 pub(crate) fn bench(lab: &Lab) -> Result<(), Failure> {
     let umoci = Command::new("umoci").arg("--version").output();
@@ -29,7 +27,7 @@ pub(crate) fn bench(lab: &Lab) -> Result<(), Failure> {
     if let Some(archive) = lab.archive() {
         images.push(("Debian", ContainerImage::new(fs::read(archive)?)));
     }
-    images.push(("50,000 files", ContainerImage::new(many_files())));
+    images.push(("50,000 files", ContainerImage::new(many_files_tar(FILES))));
     let table = Table::new(
         "an image of one layer, ms",
         &["median", "least", "most", "to the pair", "engine, MiB"],
@@ -67,21 +65,6 @@ pub(crate) fn bench(lab: &Lab) -> Result<(), Failure> {
          the disk; its memory is the engine's most, above what it had before"
     );
     Ok(())
-}
-
-/// In directories of 1,000, with content that differs.
-fn many_files() -> Vec<u8> {
-    let mut tar = Tar::default();
-    for index in 0..FILES {
-        if index % 1000 == 0 {
-            tar = tar.directory(&format!("d{}", index / 1000), 0o755);
-        }
-        let mut content = format!("{index}\n").repeat(SMALL / 6);
-        content.truncate(SMALL);
-        let name = format!("d{}/f{index}", index / 1000);
-        tar = tar.file(&name, 0o644, content.as_bytes());
-    }
-    tar.bytes()
 }
 
 /// Imports. Gives the import's time, the disk's size, and how much memory the engine took for it, in

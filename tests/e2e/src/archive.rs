@@ -103,6 +103,27 @@ pub fn box_tar() -> Vec<u8> {
     .bytes()
 }
 
+/// So many small files of different content, in directories of 1,000.
+#[must_use]
+pub fn many_files_tar(count: usize) -> Vec<u8> {
+    let directory = |index: usize| format!("d{}", index / 1000);
+    let mut tar = Tar::default();
+    for index in 0..count {
+        if index % 1000 == 0 {
+            tar = tar.directory(&directory(index), 0o755);
+        }
+        let mut content = format!("{index}\n").repeat(100);
+        content.truncate(600);
+        let name = format!("{}/f{index}", directory(index));
+        tar = tar.file(&name, 0o644, content.as_bytes());
+    }
+    // A directory's time is that of its entry only where nothing was put into it since.
+    for index in (0..count).step_by(1000) {
+        tar = tar.directory(&directory(index), 0o755);
+    }
+    tar.directory("./", 0o755).bytes()
+}
+
 /// A root file system with nothing but one static program, `/busybox`.
 #[must_use]
 pub fn one_program_tar() -> Vec<u8> {

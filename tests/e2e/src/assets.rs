@@ -1,7 +1,6 @@
 //! Where programs and assets are: `scripts/test` says so in the environment.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// A guest kernel that tests run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,21 +41,6 @@ impl Kernel {
 #[must_use]
 pub fn rootfs_tar() -> PathBuf {
     asset("COWSLIP_TEST_ROOTFS_TAR")
-}
-
-/// Whether a program that a test compares with cannot be used, which is said. Some make owners and devices, for root
-/// only.
-#[must_use]
-pub fn missing(program: &str, needs_root: bool) -> bool {
-    let installed = Command::new(program).arg("--version").output().is_ok();
-    if !installed {
-        eprintln!("SKIPPED: {program} is not installed: install the package {program}");
-    } else if needs_root && !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: {program} makes owners and devices for root only");
-    } else {
-        return false;
-    }
-    true
 }
 
 fn asset(variable: &str) -> PathBuf {

@@ -30,6 +30,13 @@ impl Changes {
         for place in ["layers", "sandboxes", "checkpoints", "templates", "handles"] {
             inotify::add_watch(&watch, state.join(place), made_or_removed).unwrap();
         }
+        // They are there once an image was pulled.
+        for place in ["images/partial", "images/blobs/sha256", "images/references"] {
+            let place = state.join(place);
+            if place.is_dir() {
+                inotify::add_watch(&watch, place, made_or_removed).unwrap();
+            }
+        }
         for place in ["vm", "net"] {
             inotify::add_watch(&watch, run.join(place), made_or_removed).unwrap();
         }

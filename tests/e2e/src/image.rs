@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::Tar;
+use crate::{Registry, Tar};
 
 /// An image in the making: its layers, the lowest first, and what it says of how it is run.
 pub struct ContainerImage {
@@ -78,6 +78,13 @@ impl ContainerImage {
         fs::write(directory.join("index.json"), index.to_string()).unwrap();
         let marker = json!({ "imageLayoutVersion": "1.0.0" });
         fs::write(directory.join("oci-layout"), marker.to_string()).unwrap();
+    }
+
+    /// Puts it into a registry, as `REPOSITORY:TAG`.
+    pub fn push(&self, registry: &Registry, name: &str) {
+        let layout = tempfile::tempdir().unwrap();
+        self.write_layout(layout.path(), "pushed");
+        registry.push(layout.path(), "pushed", name);
     }
 
     /// It as `docker save` writes it.

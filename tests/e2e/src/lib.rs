@@ -22,22 +22,21 @@ mod instance;
 mod lab;
 mod mounted;
 mod names;
-mod registry;
 mod survivors;
 mod terminal;
 
 use std::time::Duration;
 
-pub use archive::{Tar, box_tar, one_program_tar, read_tar};
-pub use assets::{Kernel, missing, rootfs_tar};
+pub use archive::{Tar, box_tar, many_files_tar, one_program_tar, read_tar};
+pub use assets::{Kernel, rootfs_tar};
 pub use call::{Call, Done, Running};
 pub use changes::Changes;
+pub use cowslip_test_parts::{Listing, Registry, list, missing, run};
 pub use image::ContainerImage;
 pub use instance::{Backend, Instance, Setup};
 pub use lab::{End, HOST, HOST_PRIVATE, Lab, METADATA, OTHER, PRIVATE, SITE};
 pub use mounted::Mounted;
 pub use names::Names;
-pub use registry::Registry;
 pub use terminal::Terminal;
 
 /// Long enough for a loaded machine: only a failure ever waits so long.

@@ -1,9 +1,9 @@
-//! A small file system that can run full.
+//! File systems that tests mount: a small one that can run full, and one in an image.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A tmpfs; unmounted when dropped. Only root can make one.
+/// A file system; unmounted when dropped. Only root can mount one.
 #[derive(Debug)]
 pub struct Mounted(PathBuf);
 
@@ -21,6 +21,25 @@ impl Mounted {
             .status();
         assert!(status.unwrap().success());
         Self(at.to_owned())
+    }
+
+    /// The file system in an image, for reading; none, which is said, where no image can be mounted.
+    ///
+    /// # Panics
+    /// When `mount` cannot be run.
+    #[must_use]
+    pub fn image(image: &Path, at: &Path) -> Option<Self> {
+        let output = Command::new("mount")
+            .args(["-o", "ro,loop"])
+            .args([image, at])
+            .output()
+            .unwrap();
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            eprintln!("no image can be mounted here: {}", said.trim_end());
+            return None;
+        }
+        Some(Self(at.to_owned()))
     }
 
     /// Gives it another size.

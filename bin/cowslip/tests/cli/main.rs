@@ -9,6 +9,7 @@ mod failures;
 mod fake;
 mod forward;
 mod help;
+mod imports;
 mod init;
 mod objects;
 mod prepare;

@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use crate::sessions::{Script, scripted, signal};
 
 /// A terminal with a command on it.
-struct Terminal {
+pub(crate) struct Terminal {
     leader: OwnedFd,
     follower: OwnedFd,
 }
 
 impl Terminal {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let leader = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&leader).unwrap();
         unlockpt(&leader).unwrap();
@@ -51,7 +51,7 @@ impl Terminal {
         rustix::io::dup(self.follower.as_fd()).unwrap()
     }
 
-    fn spawn(&self, fake: &crate::fake::Fake, arguments: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, fake: &crate::fake::Fake, arguments: &[&str]) -> Child {
         fake.command(arguments)
             .env("TERM", "vt220")
             .stdin(self.dup())
@@ -61,8 +61,8 @@ impl Terminal {
             .unwrap()
     }
 
-    /// Reads what the command shows up to this text.
-    fn until(&self, text: &str) {
+    /// Reads what the command shows up to this text, and gives it.
+    pub(crate) fn until(&self, text: &str) -> String {
         let mut leader = File::from(rustix::io::dup(&self.leader).unwrap());
         let mut seen = Vec::new();
         let mut byte = [0];
@@ -70,6 +70,7 @@ impl Terminal {
             leader.read_exact(&mut byte).unwrap();
             seen.push(byte[0]);
         }
+        String::from_utf8_lossy(&seen).into_owned()
     }
 
     fn type_in(&self, text: &[u8]) {

@@ -143,7 +143,12 @@ impl Tree {
             upper = upper.and_then(|dir| self.child(dir, name));
             lower = lower.and_then(|dir| self.child(dir, name));
             if let Some(why) = upper.and_then(|node| self.obstacle(node)) {
-                return refused(why);
+                // Of a directory that the layer replaces umoci hides each name as well: nothing of it stays anyway.
+                // Where there was none, programs that go by the order of entries would follow the layer's link.
+                return match lower.is_some_and(|node| self.is_directory(node)) {
+                    true => Ok(None),
+                    false => refused(why),
+                };
             }
             let replaced = upper.is_some_and(|node| !layer.implied.contains(&node));
             match lower.and_then(|node| self.obstacle(node)) {

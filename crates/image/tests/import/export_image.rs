@@ -6,7 +6,9 @@ use cowslip_image::{
     Archive, ExportError, ExportedImage, Image, ImageConfig, Platform, export_oci_archive,
 };
 
-use crate::reference::{amd64, layers, missing, umoci_unpack};
+use cowslip_test_parts::{missing, run};
+
+use crate::reference::{amd64, layers, umoci_unpack};
 use crate::support::{Bench, archive, gnu_untar};
 
 fn config() -> ImageConfig {
@@ -77,7 +79,7 @@ fn an_exported_image_is_imported_as_what_it_was() {
 // covers R60
 #[test]
 fn umoci_unpacks_what_was_exported() {
-    if missing("umoci") {
+    if missing("umoci", true) {
         return;
     }
     let (bench, imported) = imported();
@@ -96,7 +98,7 @@ fn umoci_unpacks_what_was_exported() {
 
 #[test]
 fn skopeo_knows_the_image_and_what_it_says() {
-    if missing("skopeo") {
+    if missing("skopeo", false) {
         return;
     }
     let (bench, _) = imported();
@@ -140,7 +142,7 @@ fn skopeo_knows_the_image_and_what_it_says() {
         "docker-archive:{}:example:1",
         bench.path("docker.tar").display()
     );
-    crate::reference::run("skopeo", &["copy", "--insecure-policy", &from, &to]);
+    run("skopeo", &["copy", "--insecure-policy", &from, &to]);
 }
 
 #[test]

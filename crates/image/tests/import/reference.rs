@@ -1,37 +1,14 @@
 //! Other programs as the reference: an image that umoci unpacks and skopeo converts has to be, file by
 //! file, what is imported here. Needs root, since umoci makes owners and devices for real.
 
-use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use cowslip_image::{Archive, Image, Platform};
+use cowslip_test_parts::{Listing, list, missing, run};
 use serde_json::json;
 
 use crate::image_builder::{Files, LAYER, config};
 use crate::support::{Archive as Tar, Bench, archive, gzip, tool};
-
-/// Whether a program can be used; says so where it cannot.
-pub(crate) fn missing(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    let root = rustix::process::geteuid().is_root();
-    match (found, root) {
-        (true, true) => return false,
-        (false, _) => {
-            eprintln!("SKIPPED: {program} is not installed: install the package {program}")
-        }
-        (true, false) => eprintln!("SKIPPED: {program} makes owners and devices for root only"),
-    }
-    true
-}
-
-pub(crate) fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {errors}");
-}
 
 /// Three layers with all that there can be in them.
 pub(crate) fn layers() -> [Vec<u8>; 3] {
@@ -134,80 +111,20 @@ pub(crate) fn amd64() -> Platform {
     "linux/amd64".parse().unwrap()
 }
 
-/// What one name is, in words that both sides can be put in.
-pub(crate) type Listing = BTreeMap<String, Vec<String>>;
-
-/// All names of a directory of the host.
+/// All names of a directory of the host but its own.
 pub(crate) fn list_host(root: &Path) -> Listing {
-    let mut listing = Listing::new();
-    let mut todo = vec![root.to_owned()];
-    while let Some(directory) = todo.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let meta = path.symlink_metadata().unwrap();
-            let kind = meta.file_type();
-            if kind.is_dir() {
-                todo.push(path.clone());
-            }
-            let word = match () {
-                () if kind.is_dir() => "directory",
-                () if kind.is_symlink() => "symlink",
-                () if kind.is_fifo() => "FIFO",
-                () if kind.is_char_device() => "character",
-                () if kind.is_block_device() => "block",
-                () => "regular",
-            };
-            let mut facts = vec![
-                format!("type {word}"),
-                format!("mode {:04o}", meta.mode() & 0o7777),
-                format!("owner {}:{}", meta.uid(), meta.gid()),
-                format!("links {}", meta.nlink()),
-                format!(
-                    "mtime {:#010x}:{:08x}",
-                    meta.mtime(),
-                    meta.mtime_nsec() << 2
-                ),
-            ];
-            match word {
-                "regular" => {
-                    let bytes = std::fs::read(&path).unwrap();
-                    facts.push(format!("size {}", bytes.len()));
-                    facts.push(format!("content {}", cowslip_image::BlobDigest::of(&bytes)));
-                }
-                "symlink" => {
-                    let target = std::fs::read_link(&path).unwrap();
-                    facts.push(format!("target {}", target.display()));
-                }
-                "character" | "block" => {
-                    let device = meta.rdev();
-                    let numbers = (rustix::fs::major(device), rustix::fs::minor(device));
-                    facts.push(format!("device {}:{}", numbers.0, numbers.1));
-                }
-                _ => {}
-            }
-            facts.extend(host_attributes(&path));
-            let name = path.strip_prefix(root).unwrap();
-            listing.insert(name.to_str().unwrap().to_owned(), facts);
-        }
-    }
+    let mut listing = list(root);
+    listing.remove("");
     listing
 }
 
-fn host_attributes(path: &Path) -> Vec<String> {
-    let mut names = vec![0; 4096];
-    let length = rustix::fs::llistxattr(path, &mut names).unwrap();
-    let mut found: Vec<String> = names[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-        .map(|name| {
-            let name = std::ffi::OsStr::from_bytes(name);
-            let mut value = vec![0; 4096];
-            let size = rustix::fs::lgetxattr(path, name, &mut value).unwrap();
-            format!("attribute {} ({size})", name.display())
-        })
-        .collect();
-    found.sort();
-    found
+/// The same without the values of attributes, of which debugfs tells the sizes.
+pub(crate) fn list_as_debugfs(root: &Path) -> Listing {
+    let mut listing = list_host(root);
+    for facts in listing.values_mut() {
+        facts.retain(|fact| !fact.starts_with("value "));
+    }
+    listing
 }
 
 /// The same names in an image, as debugfs has them.
@@ -282,7 +199,7 @@ pub(crate) fn umoci_unpack(from: &str, bundle: &Path) -> PathBuf {
 
 /// The image of `bench` has what is in a directory, and nothing else.
 fn assert_same(bench: &Bench, entries: u64, root: &Path) {
-    let expected = list_host(root);
+    let expected = list_as_debugfs(root);
     assert_eq!(entries, expected.len() as u64);
     let found = list_image(bench, expected.keys().cloned());
     for (name, facts) in &expected {
@@ -293,7 +210,7 @@ fn assert_same(bench: &Bench, entries: u64, root: &Path) {
 // covers R58, R60
 #[test]
 fn an_image_is_what_umoci_unpacks() {
-    if missing("umoci") {
+    if missing("umoci", true) {
         return;
     }
     let bench = Bench::new();
@@ -308,69 +225,10 @@ fn an_image_is_what_umoci_unpacks() {
     assert_eq!(unpacked.directory(&root).unwrap().digest, imported.digest);
 }
 
-/// An image of one layer is, byte for byte, the directory that umoci unpacks it to.
-fn assert_unpacked_is_imported(layer: &[u8]) {
-    if missing("umoci") {
-        return;
-    }
-    let bench = Bench::new();
-    let at = bench.path("layout");
-    Files::plain(&[layer]).write(&at);
-    let image = Image::from_layout(&at, None, &amd64()).unwrap();
-    let imported = bench.image_of(&image).unwrap();
-    // It names an image by its tag only.
-    let index = std::fs::read_to_string(at.join("index.json")).unwrap();
-    let mut index: serde_json::Value = serde_json::from_str(&index).unwrap();
-    index["manifests"][0]["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
-    std::fs::write(at.join("index.json"), index.to_string()).unwrap();
-    let root = umoci_unpack(&format!("{}:latest", at.display()), &bench.path("bundle"));
-    let unpacked = Bench::new();
-    assert_eq!(unpacked.directory(&root).unwrap().digest, imported.digest);
-}
-
-#[test]
-fn fifty_thousand_files_are_what_umoci_unpacks() {
-    // covers R61
-    let mut tar = archive().directory("./");
-    for index in 0..50_000 {
-        if index % 1000 == 0 {
-            tar = tar.directory(&format!("d{}/", index / 1000));
-        }
-        let content = format!("{index}").repeat(index % 200);
-        tar = tar.file(&format!("d{}/f{index}", index / 1000), content.as_bytes());
-    }
-    // A directory's time is that of its entry only where nothing was put into it since.
-    for index in 0..50 {
-        tar = tar.directory(&format!("d{index}/"));
-    }
-    assert_unpacked_is_imported(&tar.directory("./").finish());
-}
-
-#[test]
-fn a_sparse_file_of_four_gibibytes_is_what_umoci_unpacks() {
-    let bench = Bench::new();
-    let source = bench.path("source");
-    std::fs::create_dir(&source).unwrap();
-    let file = std::fs::File::create(source.join("sparse")).unwrap();
-    file.set_len(4 << 30).unwrap();
-    for at in [0, 1 << 30, (4 << 30) - 5] {
-        std::os::unix::fs::FileExt::write_all_at(&file, b"some", at).unwrap();
-    }
-    let tar = bench.path("sparse.tar");
-    let (tar, source) = (tar.to_str().unwrap(), source.to_str().unwrap());
-    run(
-        "tar",
-        &["--sparse", "--format=posix", "-cf", tar, "-C", source, "."],
-    );
-    let layer = std::fs::read(tar).unwrap();
-    assert!(layer.len() < 1 << 20, "{} bytes", layer.len());
-    assert_unpacked_is_imported(&layer);
-}
-
 // covers R58
 #[test]
 fn a_layer_that_umoci_makes_is_what_was_changed() {
-    if missing("umoci") {
+    if missing("umoci", true) {
         return;
     }
     let bench = Bench::new();
@@ -400,7 +258,7 @@ fn a_layer_that_umoci_makes_is_what_was_changed() {
 
 #[test]
 fn what_skopeo_makes_of_an_image_is_the_same_image() {
-    if missing("skopeo") {
+    if missing("skopeo", false) {
         return;
     }
     let bench = Bench::new();

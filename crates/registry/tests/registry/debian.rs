@@ -1,127 +1,24 @@
 //! Debian's docker-registry, with images that skopeo pushed.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use cowslip_image::BlobDigest;
 use cowslip_registry::{Credentials, Pull, PullError};
+use cowslip_test_parts::Registry;
 
 use crate::bench::{Bench, reference, whole};
 use crate::images::{Layer, double, layer};
 use crate::peer::Files;
 
-/// `user` with the password `right`.
-const HTPASSWD: &str = "user:$2b$05$abcdefghijklmnopqrstuu8xaCxxL82bnl.UY74PMksDxIJShppPC\n";
 /// Of its own authority, for 127.0.0.1 until 2126.
 const CERTIFICATE: &str = include_str!("certificate.pem");
 const KEY: &str = include_str!("key.pem");
 
-/// Whether a program can be used; says so where it cannot.
-fn missing(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        eprintln!("SKIPPED: {program} is not installed: install the package {program}");
-    }
-    !found
-}
-
-struct Registry {
-    child: Child,
-    address: SocketAddr,
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Registry {
-    fn start(with_users: bool, with_tls: bool) -> Self {
-        // Between the choice of a port and its use somebody else may take it.
-        (0..10)
-            .find_map(|_| Self::try_start(with_users, with_tls))
-            .expect("no port is free")
-    }
-
-    fn try_start(with_users: bool, with_tls: bool) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        let write =
-            |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let mut config = format!(
-            "version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
-             http:\n  addr: {address}\n  secret: test\n",
-            path("storage")
-        );
-        if with_tls {
-            write("certificate", CERTIFICATE);
-            write("key", KEY);
-            config += &format!(
-                "  tls: {{ certificate: {}, key: {} }}\n",
-                path("certificate"),
-                path("key")
-            );
-        }
-        if with_users {
-            write("users", HTPASSWD);
-            config += &format!(
-                "auth: {{ htpasswd: {{ realm: test, path: {} }} }}\n",
-                path("users")
-            );
-        }
-        write("config.yml", &config);
-        let mut child = Command::new("docker-registry")
-            .args(["serve", &path("config.yml")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let listens = log.any(|line| line.unwrap().contains("listening on"));
-        // Nobody else reads it, and it must not wait for that.
-        std::thread::spawn(move || log.for_each(drop));
-        if !listens {
-            child.wait().unwrap();
-            return None;
-        }
-        Some(Self {
-            child,
-            address,
-            _directory: directory,
-        })
-    }
-
-    /// Pushes the image `a/b:latest` of a registry's files.
-    fn push(&self, files: &Files) {
-        let layout = tempfile::tempdir().unwrap();
-        write_layout(layout.path(), files);
-        let to = format!("docker://{}/a/b:latest", self.address);
-        let from = format!("oci:{}:latest", layout.path().display());
-        let output = Command::new("skopeo")
-            .args([
-                "--insecure-policy",
-                "copy",
-                "--all",
-                "--dest-tls-verify=false",
-            ])
-            .args(["--dest-creds", "user:right", &from, &to])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
+/// Pushes the image `a/b:latest` of a registry's files.
+fn push(registry: &Registry, files: &Files) {
+    let layout = tempfile::tempdir().unwrap();
+    write_layout(layout.path(), files);
+    registry.push(layout.path(), "latest", "a/b:latest");
 }
 
 fn write_layout(directory: &Path, files: &Files) {
@@ -153,16 +50,15 @@ fn image() -> (Vec<Layer>, Files) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_comes_as_it_was_pushed() {
-    if missing("docker-registry") || missing("skopeo") {
-        return;
-    }
     let (layers, files) = image();
-    let registry = Registry::start(false, false);
-    registry.push(&files);
+    let Some(registry) = Registry::open() else {
+        return;
+    };
+    push(&registry, &files);
     let bench = Bench::new();
     // As a pull that was interrupted leaves it.
     std::fs::write(bench.partial(&layers[0]), &layers[0].bytes[..77_777]).unwrap();
-    let pulled = bench.pull(registry.address, Pull::Always).await.unwrap();
+    let pulled = bench.pull(registry.address(), Pull::Always).await.unwrap();
     bench.assert_readable(&pulled, 5);
     assert_eq!(
         pulled.digest,
@@ -171,7 +67,7 @@ async fn an_image_comes_as_it_was_pushed() {
     for layer in &layers {
         assert_eq!(bench.blob(layer), layer.bytes);
     }
-    let nothing = format!("{}-not", reference(registry.address))
+    let nothing = format!("{}-not", reference(registry.address()))
         .parse()
         .unwrap();
     let anonymous = &Credentials::Anonymous;
@@ -190,12 +86,11 @@ async fn an_image_comes_as_it_was_pushed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_with_users() {
-    if missing("docker-registry") || missing("skopeo") {
-        return;
-    }
     let (layers, files) = image();
-    let registry = Registry::start(true, false);
-    registry.push(&files);
+    let Some(registry) = Registry::with_users() else {
+        return;
+    };
+    push(&registry, &files);
     let user = |password: &str| Credentials::Basic {
         user: "user".into(),
         password: password.into(),
@@ -203,14 +98,14 @@ async fn a_registry_with_users() {
     let bench = Bench::new();
     for credentials in [Credentials::Anonymous, user("wrong")] {
         let error = bench
-            .pull_as(registry.address, Pull::Missing, &credentials)
+            .pull_as(registry.address(), Pull::Missing, &credentials)
             .await
             .unwrap_err();
         assert!(matches!(error, PullError::Unauthorized { .. }), "{error:?}");
         assert!(error.to_string().contains("log in with"), "{error}");
     }
     let pulled = bench
-        .pull_as(registry.address, Pull::Missing, &user("right"))
+        .pull_as(registry.address(), Pull::Missing, &user("right"))
         .await
         .unwrap();
     bench.assert_readable(&pulled, layers.len() as u64);
@@ -218,16 +113,15 @@ async fn a_registry_with_users() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_with_tls() {
-    if missing("docker-registry") || missing("skopeo") {
-        return;
-    }
     let (layers, files) = image();
-    let registry = Registry::start(false, true);
-    registry.push(&files);
-    let host = || registry.address.to_string().parse().unwrap();
+    let Some(registry) = Registry::with_tls(CERTIFICATE, KEY) else {
+        return;
+    };
+    push(&registry, &files);
+    let host = || registry.address().to_string().parse().unwrap();
     let bench = Bench::with(|config| config.https.push(host()));
     let error = bench
-        .pull(registry.address, Pull::Missing)
+        .pull(registry.address(), Pull::Missing)
         .await
         .unwrap_err();
     assert!(matches!(error, PullError::Tls { .. }), "{}", whole(&error));
@@ -243,19 +137,24 @@ async fn a_registry_with_tls() {
         config.ca_certificates.push(certificates);
     });
     let pulled = trusting
-        .pull(registry.address, Pull::Missing)
+        .pull(registry.address(), Pull::Missing)
         .await
         .unwrap();
     trusting.assert_readable(&pulled, layers.len() as u64);
 
     // The other way around: it has no TLS, and should.
-    let plain = Registry::start(false, false);
+    let Some(plain) = Registry::open() else {
+        return;
+    };
     let bench = Bench::with(|config| {
         config
             .https
-            .push(plain.address.to_string().parse().unwrap())
+            .push(plain.address().to_string().parse().unwrap())
     });
-    let error = bench.pull(plain.address, Pull::Missing).await.unwrap_err();
+    let error = bench
+        .pull(plain.address(), Pull::Missing)
+        .await
+        .unwrap_err();
     assert!(matches!(error, PullError::Tls { .. }), "{}", whole(&error));
     assert!(
         error.to_string().contains("registries.plain_http"),

@@ -290,3 +290,29 @@ async fn mirrors_are_asked_first() {
     bench.pull(registry.address, Pull::Missing).await.unwrap();
     assert_eq!(bench.blob(&one), one.bytes);
 }
+
+#[tokio::test]
+async fn four_layers_come_at_a_time() {
+    let layers: Vec<_> = (0..6)
+        .map(|n| layer(&format!("layer{n}"), 20_000))
+        .collect();
+    let (release, released) = tokio::sync::watch::channel(false);
+    let held = layers.clone();
+    let peer = Peer::start(single(&layers), move |asked| {
+        let layer = held.iter().find(|one| asked.path.ends_with(&one.path()))?;
+        let mut released = released.clone();
+        let go = async move { drop(released.wait_for(|go| *go).await) };
+        Some(Answer::of(200, &layer.bytes).after(go))
+    })
+    .await;
+    let bench = Bench::new();
+    let watch = async {
+        // The tag, the manifest and the config came before.
+        peer.until_count(3 + 4).await;
+        let asked = layers.iter().map(|one| peer.count("GET", &one.path()));
+        assert_eq!(asked.sum::<usize>(), 4);
+        release.send_replace(true);
+    };
+    let (pulled, ()) = tokio::join!(bench.pull(peer.address, Pull::Missing), watch);
+    bench.assert_readable(&pulled.unwrap(), 6);
+}

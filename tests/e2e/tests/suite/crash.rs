@@ -9,15 +9,15 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use cowslip_e2e::{Call, Instance, Kernel, Setup, box_tar};
+use cowslip_e2e::{Call, Instance, Kernel, Setup};
 use cowslip_model::SandboxState;
-use cowslip_model::api::{Checkpoint, Template};
+use cowslip_model::api::Checkpoint;
 
 /// At how many places of each verb.
 const PLACES: usize = 4;
 
 /// How many changes `verb` makes when it is left alone.
-fn measure(host: &Instance, verb: Call) -> usize {
+pub(crate) fn measure(host: &Instance, verb: Call) -> usize {
     let changes = host.changes();
     let running = verb.start();
     let end = running.end();
@@ -27,7 +27,7 @@ fn measure(host: &Instance, verb: Call) -> usize {
 }
 
 /// Kills the engine at the `at`-th change that `verb` makes, and waits for the verb's end.
-fn kill_at(host: &Instance, verb: Call, at: usize) -> cowslip_e2e::Done {
+pub(crate) fn kill_at(host: &Instance, verb: Call, at: usize) -> cowslip_e2e::Done {
     let engine = host.engine().expect("an engine runs");
     let changes = host.changes();
     let running = verb.start();
@@ -46,7 +46,7 @@ fn kill_at(host: &Instance, verb: Call, at: usize) -> cowslip_e2e::Done {
 }
 
 /// The places of a verb that makes `count` changes: the first, the last but one, and some between.
-fn places(count: usize) -> BTreeSet<usize> {
+pub(crate) fn places(count: usize) -> BTreeSet<usize> {
     let last = count.saturating_sub(1).max(1);
     (0..PLACES)
         .map(|index| 1 + (last - 1) * index / (PLACES - 1))
@@ -104,44 +104,6 @@ fn assert_sound(host: &Instance, files: &BTreeSet<PathBuf>) {
         assert_answers(host, "witness");
     }
     assert_eq!(&host.files(), files);
-}
-
-#[test]
-fn during_import() {
-    // covers R43 R47 R62
-    let host = host();
-    let files = host.files();
-    let mut other = cowslip_e2e::Tar::default().file("more", 0o644, &[7; 1 << 20]);
-    for index in 0..200 {
-        other = other.file(&format!("file-{index}"), 0o644, b"x");
-    }
-    let other = other.bytes();
-    let import = |name: &str| {
-        host.call(["template", "import", name, "-"])
-            .stdin(other.clone())
-    };
-    let count = measure(&host, import("other"));
-    let _ = host.say("template rm other").ok();
-    for at in places(count) {
-        let done = kill_at(&host, import("other"), at);
-        let found: Vec<Template> = host.say("template ls").json();
-        let there = found
-            .iter()
-            .any(|one| one.names.iter().any(|name| name.as_str() == "other"));
-        assert!(
-            there || done.code != 0,
-            "it was said to be done and is not there: {done}"
-        );
-        if there {
-            let _ = host.say("run --rm other -- /none").run().exits(127);
-            let _ = host.say("template rm other").ok();
-        }
-        host.assert_agreement();
-        assert_eq!(host.files(), files, "at change {at} of {count}");
-    }
-    // The template there was is whole, and importing it again is no work.
-    host.import("again", box_tar());
-    assert_eq!(host.files(), files);
 }
 
 #[test]

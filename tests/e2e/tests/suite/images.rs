@@ -184,11 +184,11 @@ fn blobs(host: &Instance) -> usize {
 #[test]
 fn an_image_of_a_registry_is_pulled_once() {
     // covers R62
-    let Some(registry) = Registry::start(false) else {
+    let Some(registry) = Registry::open() else {
         return;
     };
     let host = Instance::ready(Setup::default(), Kernel::Guest);
-    registry.push(&image(), "made:v1");
+    image().push(&registry, "made:v1");
     let source = format!("docker://{}/made:v1", registry.address());
     let import =
         |name: &str, pull: &str| host.call(["template", "import", name, &source, "--pull", pull]);
@@ -208,7 +208,7 @@ fn an_image_of_a_registry_is_pulled_once() {
 
     // The tag moves: what is in the cache is as it was, until the registry is asked.
     let other = image().layer(Tar::default().file("srv/more", 0o644, b"more\n"));
-    registry.push(&other, "made:v1");
+    other.push(&registry, "made:v1");
     let _ = import("three", "missing").ok();
     assert_eq!(template(&host, "three").id, one.id);
     let _ = import("four", "always").ok();
@@ -232,17 +232,17 @@ fn an_image_of_a_registry_is_pulled_once() {
 
 #[test]
 fn what_a_template_has_is_not_downloaded_again() {
-    let Some(registry) = Registry::start(false) else {
+    let Some(registry) = Registry::open() else {
         return;
     };
     let host = Instance::ready(Setup::default(), Kernel::Guest);
     let source = format!("docker://{}/made:v1", registry.address());
     let import = |name: &str| host.call(["template", "import", name, &source]);
-    registry.push(&image(), "made:v1");
+    image().push(&registry, "made:v1");
     let _ = import("lower").ok();
     let _ = host.say("gc --images").ok();
     let more = |text: &[u8]| image().layer(Tar::default().file("srv/more", 0o644, text));
-    registry.push(&more(b"more\n"), "made:v1");
+    more(b"more\n").push(&registry, "made:v1");
     let _ = import("upper").ok();
     // One layer, a manifest and a config.
     assert_eq!(blobs(&host), 3);
@@ -255,7 +255,7 @@ fn what_a_template_has_is_not_downloaded_again() {
     let _ = host.say("gc --images").ok();
     let said = host.say("run --rm upper").ok();
     assert!(said.ends_with("kept more new"), "{said:?}");
-    registry.push(&more(b"other\n"), "made:v1");
+    more(b"other\n").push(&registry, "made:v1");
     let _ = import("other").ok();
     assert_eq!(blobs(&host), 6);
     host.assert_agreement();
@@ -298,11 +298,11 @@ fn a_layer_more_needs_no_more_than_that_layer() {
 
 #[test]
 fn a_registry_is_told_who_is_logged_in() {
-    let Some(registry) = Registry::start(true) else {
+    let Some(registry) = Registry::with_users() else {
         return;
     };
     let host = Instance::ready(Setup::default(), Kernel::Guest);
-    registry.push(&image(), "made:v1");
+    image().push(&registry, "made:v1");
     let source = format!("docker://{}/made:v1", registry.address());
     let login = host.scratch().join("config.json");
     let import = |name: &str| {
@@ -379,52 +379,12 @@ fn what_is_exported_is_the_same_template_again() {
 }
 
 #[test]
-fn debian_is_what_umoci_unpacks() {
-    // covers R60
-    if missing("umoci", true) {
-        return;
-    }
-    let host = Instance::ready(Setup::default(), Kernel::Guest);
-    let layout = host.scratch().join("layout");
-    let debian = ContainerImage::new(fs::read(cowslip_e2e::rootfs_tar()).unwrap());
-    debian.write_layout(&layout, "v1");
-    let (layout, bundle) = (layout.to_str().unwrap(), host.scratch().join("bundle"));
-    let _ = host
-        .call(["template", "import", "image", &format!("oci:{layout}:v1")])
-        .ok();
-    let unpacked = Command::new("umoci")
-        .args(["unpack", "--image", &format!("{layout}:v1")])
-        .arg(&bundle)
-        .output()
-        .unwrap();
-    assert!(unpacked.status.success(), "{unpacked:?}");
-    let rootfs = bundle.join("rootfs");
-    let _ = host
-        .call(["template", "import", "unpacked", rootfs.to_str().unwrap()])
-        .ok();
-    assert_eq!(
-        template(&host, "image").digest,
-        template(&host, "unpacked").digest
-    );
-    assert_eq!(
-        host.say("run --rm image cat /etc/debian_version")
-            .ok()
-            .split('.')
-            .next(),
-        Some("12")
-    );
-    for name in ["image", "unpacked"] {
-        let _ = host.call(["template", "rm", name]).ok();
-    }
-}
-
-#[test]
 fn what_buildah_makes_and_pushes_runs() {
     // covers R58
     if missing("buildah", true) {
         return;
     }
-    let Some(registry) = Registry::start(false) else {
+    let Some(registry) = Registry::open() else {
         return;
     };
     let host = Instance::ready(Setup::default(), Kernel::Guest);

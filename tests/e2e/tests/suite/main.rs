@@ -8,6 +8,7 @@
 mod builds;
 mod concurrency;
 mod crash;
+mod crash_import;
 mod exec;
 mod files;
 mod flatten;
@@ -20,5 +21,6 @@ mod network_firewalls;
 mod network_limits;
 mod scenario;
 mod terminal;
+mod unpacked;
 mod unprivileged;
 mod witnesses;

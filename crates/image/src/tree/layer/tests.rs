@@ -201,6 +201,26 @@ fn a_directory_becomes_a_file_and_a_directory_again() {
     );
 }
 
+// covers R58: umoci writes layers like these
+#[test]
+fn what_is_in_a_replaced_directory_may_be_hidden_too() {
+    let base: &[Step] = &[File("d/x", 1), File("d/e/y", 1), File("etc/x", 1)];
+    for layer in [
+        &[Symlink("d"), Hide("d", "x"), Hide("d", "e")][..],
+        &[Hide("d", "x"), Hide("d/e", "y"), Symlink("d")],
+        &[File("d", 2), HideChildren("d/e")],
+    ] {
+        assert_eq!(names(&[base, layer]), ["d", "etc", "etc/x"], "{layer:?}");
+    }
+    // It is no directory below, or was hidden itself.
+    let through = Refusal::ThroughSymlink;
+    let twice: &[Step] = &[Hide(".", "d"), Symlink("d"), Hide("d", "x")];
+    assert_eq!(why(&[base, twice]), through);
+    assert_eq!(why(&[base, &[Symlink("new"), Hide("new", "x")]]), through);
+    let link: &[Step] = &[Symlink("d")];
+    assert_eq!(why(&[link, &[Symlink("d"), Hide("d", "x")]]), through);
+}
+
 // covers R59
 #[test]
 fn nothing_goes_through_a_link_of_a_lower_layer() {
@@ -302,8 +322,14 @@ fn model_layer(lower: &mut Model, layer: &[Step], next: &mut u32) -> Option<()> 
         if directory != "." {
             for path in above(&format!("{directory}/")) {
                 let ours = upper.get(&path).copied();
-                ours.is_none_or(|(kind, ..)| kind == 'd').then_some(())?;
-                match lower.get(&path).map(|node| node.0) {
+                let below = lower.get(&path).map(|node| node.0);
+                if ours.is_some_and(|(kind, ..)| kind != 'd') {
+                    // A directory that is replaced: all of it goes.
+                    (reached && below == Some('d')).then_some(())?;
+                    reached = false;
+                    break;
+                }
+                match below {
                     Some('d') => {}
                     // Only the first link on the way is one: nothing is below it.
                     Some('l') if ours.is_none_or(|(_, mode, _)| mode.is_none()) => return None,
