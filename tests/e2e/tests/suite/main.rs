@@ -7,6 +7,7 @@
 
 mod builds;
 mod concurrency;
+mod confinement;
 mod crash;
 mod crash_import;
 mod exec;
