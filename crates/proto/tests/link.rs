@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -278,6 +278,75 @@ fn data_for_a_session_that_the_agent_does_not_know_is_answered() {
             tokio::task::yield_now().await;
         }
         assert!(stream.read(&mut [0]).await.is_err());
+    });
+}
+
+/// A port that seems to hang up once, when it is told to.
+struct Flapping {
+    port: DuplexStream,
+    hang_up: Arc<Mutex<(bool, Option<Waker>)>>,
+}
+
+impl AsyncRead for Flapping {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut hang_up = self.hang_up.lock().unwrap();
+        if std::mem::take(&mut hang_up.0) {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        }
+        hang_up.1 = Some(cx.waker().clone());
+        drop(hang_up);
+        Pin::new(&mut self.port).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Flapping {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.port).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn a_host_that_was_taken_for_gone_is_told_and_may_come_again() {
+    run(async {
+        let (host_end, port) = duplex(1024);
+        let cable = Cable(Arc::new(Mutex::new(host_end)));
+        let hang_up = Arc::new(Mutex::new((false, None::<Waker>)));
+        let (mut listener, drive) = listen(Flapping {
+            port,
+            hang_up: hang_up.clone(),
+        });
+        tokio::spawn(drive);
+        let mut ours = host(&cable).await;
+        let mut theirs = listener.accept().await.unwrap();
+        ours.write_all(b"a question").await.unwrap();
+        theirs.read_exact(&mut [0; 10]).await.unwrap();
+        {
+            let mut hang_up = hang_up.lock().unwrap();
+            hang_up.0 = true;
+            hang_up.1.take().unwrap().wake();
+        }
+        // It waits for the answer, and says nothing more.
+        assert!(ours.read(&mut [0]).await.is_err());
+        let mut ours = host(&cable).await;
+        let mut theirs = listener.accept().await.unwrap();
+        ours.write_all(b"again").await.unwrap();
+        theirs.read_exact(&mut [0; 5]).await.unwrap();
     });
 }
 

@@ -24,6 +24,7 @@ mod mounted;
 mod names;
 mod survivors;
 mod terminal;
+mod vitals;
 
 use std::time::Duration;
 

@@ -127,9 +127,16 @@ impl Link {
             match raw.read_buf(&mut buf).await {
                 Ok(0) => return Ok(()),
                 Ok(_) => decoder.push(&buf),
-                // The other side hung up and somebody else may come: see `agent`.
+                // The other side hung up and somebody else may come: see `agent`. It is told none the less: one
+                // that is there after all would wait for answers that nobody gives any more.
                 Err(e) if e.kind() == io::ErrorKind::NotConnected => {
-                    self.end_session(End::Lost);
+                    let mut state = self.lock();
+                    if let Some(session) = state.session.take() {
+                        session.end(End::Lost);
+                        state.reset = Some(session.id);
+                    }
+                    drop(state);
+                    self.work.notify_one();
                 }
                 Err(e) => return Err(e),
             }

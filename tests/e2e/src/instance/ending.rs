@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Instance;
-use crate::survivors;
+use crate::{survivors, vitals};
 
 impl Instance {
     /// Removes every sandbox and checkpoint, ends the engine and looks for survivors.
@@ -74,6 +74,13 @@ impl Instance {
             let console = fs::read(sandbox.path().join("console.log")).unwrap_or_default();
             let last = String::from_utf8_lossy(&console[console.len().saturating_sub(2000)..]);
             eprintln!("--- the console of {:?}:\n{last}", sandbox.file_name());
+        }
+        for machine in self.machines() {
+            let threads = vitals::of(machine);
+            eprintln!(
+                "--- the threads of machine {}:\n{threads}",
+                machine.as_raw_nonzero()
+            );
         }
         self.kill_all();
         self.drop_networks();
