@@ -2,24 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What became of a sandbox's questions so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Questions that were understood.
-    pub asked: u64,
-    /// Of these, those that the rules refuse.
-    pub refused: u64,
-    /// Answers out of which addresses were taken, since only a rule of their own opens them.
-    pub rebinding: u64,
-    /// Questions to which the host's name servers had no answer.
-    pub failed: u64,
-    /// Answers that were not given, since their addresses could not be opened.
-    pub unopened: u64,
-    /// Questions that were left unanswered, since too many were under way.
-    pub dropped: u64,
-}
+use cowslip_model::api::NameCounts;
 
-/// One of [`Counts`] while it grows.
+/// One of [`NameCounts`] while it grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -34,7 +19,7 @@ impl Counter {
     }
 }
 
-/// [`Counts`] while they grow.
+/// [`NameCounts`] while they grow.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) asked: Counter,
@@ -46,8 +31,8 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn counts(&self) -> Counts {
-        Counts {
+    pub(crate) fn counts(&self) -> NameCounts {
+        NameCounts {
             asked: self.asked.get(),
             refused: self.refused.get(),
             rebinding: self.rebinding.get(),

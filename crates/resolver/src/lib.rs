@@ -31,7 +31,6 @@ mod serve;
 mod tests;
 mod upstream;
 
-pub use counters::Counts;
 pub use gate::{Gate, GateError, Opening};
 pub use policy::Policy;
 pub use resolver::Resolver;

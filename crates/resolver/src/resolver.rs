@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cowslip_model::api::NameCounts;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Record;
 use tokio::time::{Instant, timeout};
@@ -12,7 +13,7 @@ use crate::cache::{Cache, Found, Key};
 use crate::counters::Counters;
 use crate::policy::{Fate, plain};
 use crate::question::{Kind, Packet, Question, Reply, Transport};
-use crate::{Counts, Gate, GateError, Opening, Policy, Upstream};
+use crate::{Gate, GateError, Opening, Policy, Upstream};
 
 /// How much longer an address is open than its guest is shown: a program asks, and connects some time later. Programs
 /// that keep an address for longer than they are told lose it, or ask again.
@@ -70,7 +71,7 @@ impl Resolver {
 
     /// What became of the questions so far.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> NameCounts {
         self.0.counters.counts()
     }
 

@@ -32,7 +32,7 @@ pub use archive::{Tar, box_tar, many_files_tar, one_program_tar, read_tar};
 pub use assets::{Kernel, rootfs_tar};
 pub use call::{Call, Done, Running};
 pub use changes::Changes;
-pub use cowslip_test_parts::{Listing, Registry, list, missing, run};
+pub use cowslip_test_parts::{Listing, Registry, list, missing, run, special_files};
 pub use image::ContainerImage;
 pub use instance::{Backend, Instance, Setup};
 pub use lab::{End, HOST, HOST_PRIVATE, Lab, METADATA, OTHER, PRIVATE, SITE};

@@ -7,10 +7,27 @@
 mod listing;
 mod registry;
 
+use std::path::Path;
 use std::process::Command;
+
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 pub use listing::{Listing, list};
 pub use registry::Registry;
+
+/// Makes a device of either kind and a pipe: "null", "disk" (with numbers of many bits) and "pipe". For root only.
+///
+/// # Panics
+/// When that fails.
+pub fn special_files(directory: &Path) {
+    for (name, kind, device) in [
+        ("null", FileType::CharacterDevice, makedev(1, 3)),
+        ("disk", FileType::BlockDevice, makedev(259, 70_000)),
+        ("pipe", FileType::Fifo, 0),
+    ] {
+        mknodat(CWD, directory.join(name), kind, Mode::from(0o640), device).unwrap();
+    }
+}
 
 /// Whether a program that a test compares with cannot be used, which is said. Some make owners and devices, for root
 /// only.

@@ -51,15 +51,7 @@ impl Resolvers {
     /// What became of the questions of a machine's guest; none: they are not answered here.
     pub(crate) fn counts(&self, id: SandboxId) -> Option<api::NameCounts> {
         let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = serving.get(&id)?.resolver.counts();
-        Some(api::NameCounts {
-            asked: counts.asked,
-            refused: counts.refused,
-            rebinding: counts.rebinding,
-            failed: counts.failed,
-            unopened: counts.unopened,
-            dropped: counts.dropped,
-        })
+        Some(serving.get(&id)?.resolver.counts())
     }
 
     fn take(&self, id: SandboxId) -> Option<Serving> {

@@ -35,12 +35,13 @@ pub(crate) fn holder(port: &PublishedPort) -> Result<Option<String>, HostError> 
     }
 }
 
-/// The text of resolv.conf(5).
+/// The text of resolv.conf(5). A comment in it may be in any encoding.
 pub(crate) fn resolv_conf() -> Result<String, HostError> {
     let path = Path::new(RESOLV_CONF);
-    match fs::read_to_string(path) {
+    match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        other => other.map_err(HostError::path("read", path)),
+        Err(error) => Err(HostError::path("read", path)(error)),
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cowslip_image::{Limits, seal_image};
-use cowslip_test_parts::Listing;
+use cowslip_test_parts::{Listing, special_files};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, XattrFlags, fallocate, lsetxattr, mknodat};
 
 use crate::export::acl;
@@ -86,17 +86,7 @@ fn fill(root: &Path, names: usize, wide_times: bool) {
     symlink("x/".repeat(200), at("slow")).unwrap();
     symlink("y".repeat(59), at("fast59")).unwrap();
     symlink("y".repeat(60), at("slow60")).unwrap();
-    for (name, kind, device) in [
-        ("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
-        (
-            "disk",
-            FileType::BlockDevice,
-            rustix::fs::makedev(259, 70_000),
-        ),
-        ("pipe", FileType::Fifo, 0),
-    ] {
-        mknodat(CWD, at(name), kind, Mode::from(0o640), device).unwrap();
-    }
+    special_files(root);
     for (name, value) in [
         ("user.small", &b"1"[..]),
         ("user.large", &[7; 500]),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cowslip_model::NetworkSpec;
-use cowslip_resolver::{Counts, Gate, GateError, Opening, Policy, Resolver, Servers, Upstream};
+use cowslip_model::api::NameCounts;
+use cowslip_resolver::{Gate, GateError, Opening, Policy, Resolver, Servers, Upstream};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -128,7 +129,7 @@ impl Sandbox {
         }
     }
 
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> NameCounts {
         self.resolver.counts()
     }
 

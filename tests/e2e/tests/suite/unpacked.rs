@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use cowslip_e2e::{
     Instance, Listing, Mounted, Registry, Tar, box_tar, list, many_files_tar, missing, rootfs_tar,
-    run,
+    run, special_files,
 };
 use cowslip_model::api::Template;
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
+use rustix::fs::{XattrFlags, lsetxattr};
 
 const TAG: &str = "made";
 
@@ -288,17 +288,7 @@ fn every_type_of_file() {
     let at = |name: &str| source.join(name);
     fs::create_dir_all(at("dir/inner")).unwrap();
     fs::set_permissions(at("dir"), PermissionsExt::from_mode(0o3751)).unwrap();
-    for (name, kind, device) in [
-        ("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
-        (
-            "disk",
-            FileType::BlockDevice,
-            rustix::fs::makedev(259, 70_000),
-        ),
-        ("pipe", FileType::Fifo, 0),
-    ] {
-        mknodat(CWD, at(name), kind, Mode::from(0o640), device).unwrap();
-    }
+    special_files(&source);
     fs::write(at("dir/su"), "setuid").unwrap();
     let ids = [70_000, 80_000].map(Some);
     std::os::unix::fs::chown(at("dir/su"), ids[0], ids[1]).unwrap();
