@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use crate::Failure;
 use crate::bare::{Loop, Model};
-use crate::lab::{Lab, rounds};
+use crate::lab::{Lab, Network, rounds};
 use crate::table::{Parts, Samples, Table, number};
 
 const ROUNDS: usize = 7;
@@ -12,17 +12,26 @@ const ROUNDS: usize = 7;
 pub(crate) async fn bench() -> Result<(), Failure> {
     let rounds = rounds(ROUNDS)?;
     let labs = [
-        ("direct", Lab::new("direct", 0)),
-        ("jail", Lab::new("jail", 0)),
-    ];
-    labs[0].1.run("model").await?;
+        ("direct, no network", "direct", Network::None),
+        ("jail, no network", "jail", Network::None),
+        ("jail, a spare network", "jail", Network::Spare),
+        ("jail, a network made for it", "jail", Network::Made),
+    ]
+    .map(|(name, isolation, network)| (name, Lab::new(isolation, 0, network)));
+    // Each engine's first sandbox also pays for what all of its sandboxes share.
+    for (_, lab) in &labs {
+        lab.run("model").await?;
+    }
     let model = Model::of(&labs[0].1, "model").await?;
-    labs[0].1.remove(&["model".to_owned()]);
+    for (_, lab) in &labs {
+        lab.remove(&["model".to_owned()]);
+    }
     let image = labs[0].1.image()?;
     let scratch = TempDir::with_prefix("cw-")?;
     let mut bare = Samples::default();
-    let mut engine = [Samples::default(), Samples::default()];
-    let mut parts: [Parts; 3] = Default::default();
+    let mut engine = labs.each_ref().map(|_| Samples::default());
+    let mut bare_parts = Parts::default();
+    let mut parts = labs.each_ref().map(|_| Parts::default());
     for round in 0..rounds {
         let disk = scratch.path().join(format!("disk-{round}"));
         std::fs::copy(&image, &disk)?;
@@ -31,14 +40,14 @@ pub(crate) async fn bench() -> Result<(), Failure> {
         let machine = model.boot(scratch.path(), &device.0).await?;
         bare.time(begun.elapsed());
         for (name, took) in &machine.parts {
-            parts[0].note(name, *took);
+            bare_parts.note(name, *took);
         }
         drop(machine);
         for (index, (_, lab)) in labs.iter().enumerate() {
             let name = format!("one-{round}");
             let (whole, steps) = lab.run_in_steps(&name).await?;
             engine[index].time(whole);
-            let parts = &mut parts[index + 1];
+            let parts = &mut parts[index];
             let mut told = std::time::Duration::ZERO;
             for phase in lab.sandbox(&name).phases {
                 let took = std::time::Duration::from_micros(phase.us);
@@ -70,7 +79,8 @@ pub(crate) async fn bench() -> Result<(), Failure> {
         ];
         table.spread(&format!("cowslip, {name}"), samples, &more);
     }
-    for (name, parts) in ["bare", "direct", "jail"].iter().zip(&parts) {
+    bare_parts.print("bare");
+    for ((name, _), parts) in labs.iter().zip(&parts) {
         parts.print(name);
     }
     println!("{rounds} rounds, in turn");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 
 use crate::Failure;
-use crate::lab::{Lab, own, rounds};
+use crate::lab::{Lab, Network, own, rounds};
 use crate::table::{Samples, Table};
 
 const ROUNDS: usize = 5;
@@ -48,7 +48,7 @@ impl Way {
 
 pub(crate) async fn bench() -> Result<(), Failure> {
     let rounds = rounds(ROUNDS)?;
-    let lab = Lab::new("jail", 8);
+    let lab = Lab::new("jail", 8, Network::Made);
     let pid = lab.pid()?;
     let mut ways: [Way; 4] = Default::default();
     for round in 0..rounds {

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::Failure;
 use crate::bare::{Loop, Model};
-use crate::lab::{Lab, rounds};
+use crate::lab::{Lab, Network, rounds};
 use crate::table::{Parts, Samples, Table, number};
 
 const ROUNDS: usize = 7;
@@ -52,24 +52,26 @@ impl Side {
 
 pub(crate) async fn bench() -> Result<(), Failure> {
     let rounds = rounds(ROUNDS)?;
-    let side = |name, isolation, chain| Side {
+    let side = |name, isolation, chain, network| Side {
         name,
-        lab: Lab::new(isolation, chain),
+        lab: Lab::new(isolation, chain, network),
         whole: Samples::default(),
         downtime: Samples::default(),
         parts: Parts::default(),
     };
     let mut sides = [
-        side("cowslip, direct, all of memory", "direct", 0),
-        side("cowslip, jail, all of memory", "jail", 0),
-        side("cowslip, jail, what changed", "jail", 64),
+        side("cowslip, direct, all of memory", "direct", 0, Network::None),
+        side("cowslip, jail, all of memory", "jail", 0, Network::None),
+        side("cowslip, jail, what changed", "jail", 64, Network::None),
+        side("the same, a spare network", "jail", 64, Network::Spare),
     ];
     for side in &sides {
         side.lab.run(PARENT).await?;
     }
     // The first holds all in any case.
-    let last = &sides[2].lab;
-    let _: Value = last.checkpoint(PARENT, "first").await?;
+    for side in &sides[2..] {
+        let _: Value = side.lab.checkpoint(PARENT, "first").await?;
+    }
     let model = Model::of(&sides[0].lab, PARENT).await?;
     let scratch = TempDir::with_prefix("cw-")?;
     let disk = scratch.path().join("disk");

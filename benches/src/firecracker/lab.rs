@@ -26,6 +26,27 @@ pub(crate) fn rounds(usual: usize) -> Result<usize, Failure> {
     }
 }
 
+/// What network the sandboxes get.
+#[derive(Clone, Copy)]
+pub(crate) enum Network {
+    /// None, as the bare machines have none.
+    None,
+    /// One that is made for the start.
+    Made,
+    /// One that was ready, as an engine keeps them unless it is told otherwise.
+    Spare,
+}
+
+impl Network {
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::None => "mode = \"none\"",
+            Self::Made => "warm = 0",
+            Self::Spare => "warm = 4",
+        }
+    }
+}
+
 /// An engine that runs Firecracker as `isolation` says.
 pub(crate) struct Lab {
     instance: Instance,
@@ -33,11 +54,12 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// `chain` images of memory may stand on one another; none: each holds all.
-    pub(crate) fn new(isolation: &str, chain: u32) -> Self {
+    pub(crate) fn new(isolation: &str, chain: u32, network: Network) -> Self {
         let setup = Setup {
             machine: format!(
                 "vmm = \"firecracker\"\nisolation = \"{isolation}\"\nmemory_chain = {chain}"
             ),
+            network: network.configuration().to_owned(),
             ..Setup::default()
         };
         Self {

@@ -1,7 +1,7 @@
 //! `memory`: what the engine holds, and what forks share.
 
 use crate::Failure;
-use crate::lab::{Lab, MEMORY_MIB};
+use crate::lab::{Lab, MEMORY_MIB, Network};
 use crate::table::Table;
 
 const FORKS: u32 = 10;
@@ -22,7 +22,7 @@ fn mib(kib: u64) -> String {
 }
 
 pub(crate) async fn bench() -> Result<(), Failure> {
-    let lab = Lab::new("jail", 8);
+    let lab = Lab::new("jail", 8, Network::Made);
     let pid = lab.pid()?;
     let mut engine = vec![(0, kib(pid, "status", "VmRSS")?)];
     lab.run("parent").await?;

@@ -6,7 +6,7 @@ use cowslip_e2e::{HOST, SITE};
 use cowslip_engine::netns_spec;
 use cowslip_engine::unwind::unwind;
 use cowslip_host::process::boot_id;
-use cowslip_host::{Host, Layout, LinuxHost, Netns, NetnsSpec, Site};
+use cowslip_host::{Layout, LinuxHost, Netns, NetnsSpec, Networks, Site};
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{Ledger, Owner};
 use cowslip_model::NetworkSpec;

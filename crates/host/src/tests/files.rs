@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cowslip_ledger::plan::Presence;
 
 use super::Bench;
-use crate::{Content, Directory, DirectorySpec, File, FileSpec, Host, HostError};
+use crate::{Content, Directory, DirectorySpec, File, FileSpec, Files, Host, HostError};
 
 fn directory(path: PathBuf) -> DirectorySpec {
     DirectorySpec { path, mode: 0o700 }

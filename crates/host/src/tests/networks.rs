@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use super::*;
+use crate::Networks;
 use crate::netns::{Netns, NetnsSpec, TapSpec};
 
 /// Lets nothing through, and counts it.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::networks::{inside, missing, spec};
 use super::*;
+use crate::Networks;
 use crate::netns::{Count, DeniedPacket, Element, Netns, NetnsSpec, TableSocket};
 
 /// What a test has of a network. It goes with the test.

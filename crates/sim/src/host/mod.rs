@@ -1,27 +1,23 @@
 //! The simulated host: the same refusals as Linux, in memory.
 
+mod files;
+mod networks;
+
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use cowslip_host::file::Inode;
 use cowslip_host::mount::MountIdentity;
 use cowslip_host::process::mark;
-use cowslip_host::usage::Space;
 use cowslip_host::{
-    Cgroup, Content, Count, DeniedLog, Device, DeviceSpec, Directory, DroppingChain, Element, File,
-    Head, Host, HostError, Launch, Layout, Loop, LoopHold, Mount, Netns, NetnsSpec, Process,
-    ProcessSpec, Segment, Socket, TableSocket,
+    Cgroup, Content, Device, DeviceSpec, Directory, File, Host, HostError, Launch, Layout, Loop,
+    LoopHold, Mount, Netns, Process, ProcessSpec, Segment, Socket,
 };
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::plan::{Presence, Stray};
-use cowslip_ledger::{
-    FileStamp, HandleRow, HandleState, Held, LedgerError, Owner, Reservation, Resource,
-};
-use cowslip_model::{HandleId, InstanceId, PublishedPort, SandboxId, Timestamp};
+use cowslip_ledger::{HandleRow, HandleState, Held, LedgerError, Owner, Reservation, Resource};
+use cowslip_model::{HandleId, InstanceId, SandboxId, Timestamp};
 
 use crate::world::{FileNode, Inner, Node, World};
 
@@ -68,23 +64,6 @@ impl SimHost {
                 path: path.to_owned(),
             })
         }
-    }
-
-    /// Does something to a network, by its rules. None: it lacks what that needs.
-    fn network<T>(
-        &self,
-        netns: &NetnsSpec,
-        operation: &'static str,
-        act: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<T, HostError> {
-        let path = &netns.path;
-        self.own(path)?;
-        self.step(&format!("host: {operation}"), |inner| {
-            let file = inner.file(path).map_err(HostError::path("open", path))?;
-            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            act(&String::from_utf8_lossy(&file.head))
-                .ok_or_else(|| HostError::path(operation, path)(missing))
-        })
     }
 
     /// The sandbox that a mark of this instance names.
@@ -231,12 +210,6 @@ fn release(inner: &mut Inner, named: &Named) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Whether rules have a table with something of that name.
-fn has(rules: &str, table: &str, kind: &str, name: &str) -> bool {
-    rules.contains(&format!("table inet {table} {{"))
-        && rules.contains(&format!("\t{kind} {name} {{"))
-}
-
 /// Device-mapper is proven on a real kernel, in the test VM; this host has none.
 fn no_devices(what: &Path) -> HostError {
     HostError::path("use block devices for", what)(std::io::Error::from(
@@ -274,132 +247,6 @@ impl Host for SimHost {
                 .map_err(HostError::path("make the control group", &path))
         })?;
         Ok(slot.acquired(inode)?)
-    }
-
-    fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError> {
-        let path = slot.spec().path.clone();
-        self.own(&path)?;
-        let inode = self.step("host: make network namespace", |inner| {
-            inner.note_network(&path);
-            inner
-                .create(&path, Node::File(FileNode::whole(rules.as_bytes())))
-                .map_err(HostError::path("make", &path))
-        })?;
-        Ok(slot.acquired(inode)?)
-    }
-
-    fn lacks_networks(&self) -> Option<String> {
-        None
-    }
-
-    fn set_forwarding(&self, _really: bool) -> Result<bool, HostError> {
-        Ok(false)
-    }
-
-    fn forwarding_is_dropped(&self, _links: &str) -> Result<Vec<DroppingChain>, HostError> {
-        Ok(Vec::new())
-    }
-
-    fn resolv_conf(&self) -> Result<String, HostError> {
-        Ok(String::new())
-    }
-
-    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
-        Ok(vec![Ipv4Addr::LOCALHOST])
-    }
-
-    fn has_address(&self, address: Ipv4Addr) -> bool {
-        address.is_loopback()
-    }
-
-    fn port_holder(&self, _port: &PublishedPort) -> Result<Option<String>, HostError> {
-        Ok(None)
-    }
-
-    fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError> {
-        let null = Path::new("/dev/null");
-        self.own(&netns.path)?;
-        let opened = std::fs::File::open(null).map_err(HostError::path("open", null))?;
-        Ok(opened.into())
-    }
-
-    /// Sockets of this machine's loopback, which nobody speaks to.
-    fn listen_in(
-        &self,
-        netns: &NetnsSpec,
-        _address: SocketAddrV4,
-    ) -> Result<(UdpSocket, TcpListener), HostError> {
-        self.own(&netns.path)?;
-        self.step("host: listen in network", |_| {
-            let bind = || {
-                let loopback = (Ipv4Addr::LOCALHOST, 0);
-                let (udp, tcp) = (UdpSocket::bind(loopback)?, TcpListener::bind(loopback)?);
-                udp.set_nonblocking(true)?;
-                tcp.set_nonblocking(true)?;
-                Ok((udp, tcp))
-            };
-            let bound: std::io::Result<_> = bind();
-            bound.map_err(HostError::path("listen in the network", &netns.path))
-        })
-    }
-
-    fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {
-        let path = &netns.path;
-        self.own(path)?;
-        self.step("host: reload rules", |inner| {
-            let file = inner
-                .file_mut(path)
-                .map_err(HostError::path("open", path))?;
-            *file = FileNode::whole(rules.as_bytes());
-            Ok(())
-        })
-    }
-
-    fn open_addresses(
-        &self,
-        netns: &NetnsSpec,
-        table: &str,
-        elements: &[Element],
-        _kept: &mut TableSocket,
-    ) -> Result<(), HostError> {
-        self.network(netns, "open addresses in the network", |rules| {
-            let known = |element: &Element| has(rules, table, "set", &element.set);
-            elements.iter().all(known).then_some(())
-        })
-    }
-
-    /// Nothing passes here.
-    fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError> {
-        self.network(netns, "read a counter of the network", |rules| {
-            has(rules, table, "counter", counter).then(Count::default)
-        })
-    }
-
-    /// One that [`World::deny`] writes to.
-    fn denied_log(&self, netns: &NetnsSpec, _group: u16) -> Result<DeniedLog, HostError> {
-        const OPERATION: &str = "listen to the log of the network";
-        let path = &netns.path;
-        self.network(netns, OPERATION, |_| Some(()))?;
-        let socket = self
-            .world
-            .listen(path)
-            .map_err(HostError::path(OPERATION, path))?;
-        DeniedLog::new(socket).map_err(HostError::path(OPERATION, path))
-    }
-
-    fn has_packet_log(&self) -> Result<bool, HostError> {
-        self.step("host: look for the log of packets", |_| Ok(true))
-    }
-
-    fn shape_netns(&self, netns: &NetnsSpec, _bandwidth: Option<u64>) -> Result<(), HostError> {
-        self.network(netns, "limit the bandwidth of", |_| Some(()))
-    }
-
-    fn load_host_rules(&self, rules: &str) -> Result<(), HostError> {
-        self.step("host: load rules", |inner| {
-            inner.load_host_rules(rules, &self.layout.networks());
-            Ok(())
-        })
     }
 
     fn make_file(
@@ -559,124 +406,5 @@ impl Host for SimHost {
             );
             strays
         })
-    }
-
-    fn publish(&self, path: &Path, bytes: &[u8]) -> Result<(), HostError> {
-        self.own(path)?;
-        self.step("host: publish file", |inner| {
-            inner
-                .replace(path, bytes)
-                .map_err(HostError::path("publish", path))
-        })
-    }
-
-    fn sync(&self, path: &Path) -> Result<(), HostError> {
-        self.step("host: sync", |inner| {
-            if inner.entries.contains_key(path) {
-                return Ok(());
-            }
-            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            Err(HostError::path("sync", path)(missing))
-        })
-    }
-
-    fn rewrite(&self, path: &Path, at: u64, bytes: &[u8]) -> Result<(), HostError> {
-        self.own(path)?;
-        self.step("host: rewrite", |inner| {
-            let file = inner
-                .file_mut(path)
-                .map_err(HostError::path("write to", path))?;
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            // Beyond the head nothing is simulated.
-            for (index, byte) in bytes.iter().enumerate() {
-                if let Some(place) = at
-                    .checked_add(index)
-                    .and_then(|place| file.head.get_mut(place))
-                {
-                    *place = *byte;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    fn remove_file(&self, path: &Path) -> Result<(), HostError> {
-        self.own(path)?;
-        self.step("host: remove file", |inner| {
-            if inner.entries.contains_key(path) {
-                inner.file(path).map_err(HostError::path("remove", path))?;
-                inner.remove(path);
-            }
-            Ok(())
-        })
-    }
-
-    fn relink(&self, gone: &[PathBuf], links: &[(PathBuf, PathBuf)]) -> Result<(), HostError> {
-        for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {
-            self.own(path)?;
-        }
-        self.step("host: relink", |inner| {
-            for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {
-                if inner.entries.contains_key(path) {
-                    inner.file(path).map_err(HostError::path("remove", path))?;
-                    inner.remove(path);
-                }
-            }
-            for (from, to) in links {
-                let failed = HostError::path("give another name to", from);
-                let file = inner.file(from).cloned();
-                // Images are never written again: a copy is as good as another name.
-                file.and_then(|file| inner.create(to, Node::File(file)))
-                    .map_err(failed)?;
-            }
-            Ok(())
-        })
-    }
-
-    fn head(&self, path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
-        self.step("host: read head", |inner| {
-            let Some(entry) = inner.entries.get(path) else {
-                return Ok(None);
-            };
-            let Node::File(file) = &entry.node else {
-                let why = "it is not a plain file".to_owned();
-                return Err(HostError::Foreign {
-                    path: path.to_owned(),
-                    why,
-                });
-            };
-            let bytes = file.head[..file.head.len().min(limit)].to_vec();
-            Ok(Some(Head {
-                bytes,
-                length: file.length,
-                stamp: FileStamp {
-                    inode: entry.inode,
-                    modified: i64::try_from(file.writes.len()).unwrap_or(i64::MAX),
-                },
-            }))
-        })
-    }
-
-    /// A real file with the head that the simulated one has: its content is in the world.
-    fn open(&self, path: &Path) -> Result<Option<std::fs::File>, HostError> {
-        let Some(head) = self.head(path, usize::MAX)? else {
-            return Ok(None);
-        };
-        let make = || {
-            let file = tempfile::tempfile()?;
-            file.write_all_at(&head.bytes, 0)?;
-            file.set_len(head.length)?;
-            Ok::<_, std::io::Error>(file)
-        };
-        make().map(Some).map_err(HostError::path("open", path))
-    }
-
-    /// Not a step: it is looked at by the clock, so a harness that counts steps must not meet it.
-    fn space(&self, _path: &Path) -> Result<Space, HostError> {
-        Ok(self.world.lock().space)
-    }
-
-    fn usage(&self, path: &Path) -> Result<u64, HostError> {
-        Ok(self.world.lock().usage(path))
     }
 }

@@ -1,14 +1,15 @@
 //! The real host: dispatches to the file of each kind.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+mod files;
+mod networks;
+
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use cowslip_ledger::plan::{Presence, Stray};
 use cowslip_ledger::{HandleRow, Held, Reservation, Resource};
-use cowslip_model::{InstanceId, PublishedPort};
+use cowslip_model::InstanceId;
 
 use crate::cgroup::{self, Cgroup, CgroupSpec};
 use crate::directory::{self, Directory};
@@ -18,10 +19,10 @@ use crate::file::{self, Content, File, Inode};
 use crate::layout::Layout;
 use crate::loops::{self, Loop, LoopHold};
 use crate::mount::{self, Mount};
-use crate::netns::{self, Count, DeniedLog, DroppingChain, Element, Netns, NetnsSpec, TableSocket};
+use crate::netns::{self, Netns, NetnsSpec};
 use crate::process::{self, Launch, Process};
 use crate::socket::{self, Socket};
-use crate::{Head, Host, head, publish, strays, usage};
+use crate::{Host, strays};
 
 /// Linux, through system calls.
 #[derive(Debug, Clone)]
@@ -181,92 +182,6 @@ impl Host for LinuxHost {
         dm::table_of(device)
     }
 
-    fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError> {
-        self.own_netns(slot.spec())?;
-        netns::acquire(slot, rules)
-    }
-
-    fn lacks_networks(&self) -> Option<String> {
-        netns::lacks()
-    }
-
-    fn set_forwarding(&self, really: bool) -> Result<bool, HostError> {
-        netns::set_forwarding(really)
-    }
-
-    fn forwarding_is_dropped(&self, links: &str) -> Result<Vec<DroppingChain>, HostError> {
-        netns::forwarding_is_dropped(links)
-    }
-
-    fn resolv_conf(&self) -> Result<String, HostError> {
-        netns::resolv_conf()
-    }
-
-    fn addresses(&self) -> Result<Vec<Ipv4Addr>, HostError> {
-        netns::addresses()
-    }
-
-    fn has_address(&self, address: Ipv4Addr) -> bool {
-        netns::has_address(address)
-    }
-
-    fn port_holder(&self, port: &PublishedPort) -> Result<Option<String>, HostError> {
-        netns::port_holder(port)
-    }
-
-    fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError> {
-        self.own_netns(netns)?;
-        netns::open_tap(netns)
-    }
-
-    fn listen_in(
-        &self,
-        netns: &NetnsSpec,
-        address: SocketAddrV4,
-    ) -> Result<(UdpSocket, TcpListener), HostError> {
-        self.own_netns(netns)?;
-        netns::listen(netns, address)
-    }
-
-    fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {
-        self.own_netns(netns)?;
-        netns::reload(netns, rules)
-    }
-
-    fn load_host_rules(&self, rules: &str) -> Result<(), HostError> {
-        netns::load_host_rules(rules)
-    }
-
-    fn open_addresses(
-        &self,
-        netns: &NetnsSpec,
-        table: &str,
-        elements: &[Element],
-        kept: &mut TableSocket,
-    ) -> Result<(), HostError> {
-        self.own_netns(netns)?;
-        netns::open_addresses(netns, table, elements, kept)
-    }
-
-    fn count(&self, netns: &NetnsSpec, table: &str, counter: &str) -> Result<Count, HostError> {
-        self.own_netns(netns)?;
-        netns::count(netns, table, counter)
-    }
-
-    fn denied_log(&self, netns: &NetnsSpec, group: u16) -> Result<DeniedLog, HostError> {
-        self.own_netns(netns)?;
-        netns::denied_log(netns, group)
-    }
-
-    fn has_packet_log(&self) -> Result<bool, HostError> {
-        netns::has_packet_log()
-    }
-
-    fn shape_netns(&self, netns: &NetnsSpec, bandwidth: Option<u64>) -> Result<(), HostError> {
-        self.own_netns(netns)?;
-        netns::shape(netns, bandwidth)
-    }
-
     fn probe(&self, row: &HandleRow) -> Result<Presence, HostError> {
         match row.kind.as_str() {
             Directory::KIND => {
@@ -339,51 +254,5 @@ impl Host for LinuxHost {
 
     fn strays(&self, rows: &[HandleRow]) -> Result<Vec<Stray>, HostError> {
         strays::find(&self.layout, self.instance, rows)
-    }
-
-    fn publish(&self, path: &Path, bytes: &[u8]) -> Result<(), HostError> {
-        publish::publish(path, bytes)
-    }
-
-    fn remove_file(&self, path: &Path) -> Result<(), HostError> {
-        self.own(path)?;
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(HostError::path("remove", path)),
-        }
-    }
-
-    fn relink(&self, gone: &[PathBuf], links: &[(PathBuf, PathBuf)]) -> Result<(), HostError> {
-        for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {
-            self.remove_file(path)?;
-        }
-        for (from, to) in links {
-            std::fs::hard_link(from, to).map_err(HostError::path("give another name to", from))?;
-        }
-        Ok(())
-    }
-
-    fn sync(&self, path: &Path) -> Result<(), HostError> {
-        publish::sync(path)
-    }
-
-    fn rewrite(&self, path: &Path, at: u64, bytes: &[u8]) -> Result<(), HostError> {
-        publish::rewrite(path, at, bytes)
-    }
-
-    fn head(&self, path: &Path, limit: usize) -> Result<Option<Head>, HostError> {
-        head::head(path, limit)
-    }
-
-    fn open(&self, path: &Path) -> Result<Option<std::fs::File>, HostError> {
-        head::open(path)
-    }
-
-    fn usage(&self, path: &Path) -> Result<u64, HostError> {
-        usage::usage(path)
-    }
-
-    fn space(&self, path: &Path) -> Result<usage::Space, HostError> {
-        usage::space(path)
     }
 }
