@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use cowslip_host::kvm::Kvm;
 use cowslip_ledger::SandboxRecord;
 use cowslip_model::{Isolation, MonitorKind, SandboxSpec};
 use cowslip_vmm::firecracker::{FirecrackerConfig, FirecrackerVmm};
@@ -116,27 +117,6 @@ impl QemuMonitors {
     }
 }
 
-/// KVM's device, as this user finds it.
-enum Kvm {
-    Opens,
-    Closed,
-    Absent,
-}
-
-impl Kvm {
-    fn found() -> Self {
-        let opened = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm");
-        match opened {
-            Ok(_) => Self::Opens,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::Absent,
-            Err(_) => Self::Closed,
-        }
-    }
-}
-
 impl QemuMonitors {
     async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
         let detect = || async { QemuVmm::detect(&self.config).await.map(Arc::new) };
@@ -150,11 +130,11 @@ impl QemuMonitors {
         let reason = match (self.config.accelerator, accelerator) {
             (Choice::Tcg | Choice::Kvm, _) => "configured",
             (Choice::Auto, Some(Accelerator::Kvm)) => "a guest was seen to boot on KVM",
-            (Choice::Auto, Some(Accelerator::Tcg)) => match Kvm::found() {
+            (Choice::Auto, Some(Accelerator::Tcg)) => match Kvm::look() {
                 Kvm::Opens => {
                     "/dev/kvm is there and no guest boots on it, so guests run under software emulation"
                 }
-                Kvm::Closed => {
+                Kvm::Closed(_) => {
                     "/dev/kvm is there and does not open for this user, so guests run under software \
                      emulation: give the user the group that /dev/kvm has"
                 }

@@ -21,6 +21,7 @@ pub mod follow;
 pub mod head;
 mod holders;
 mod host;
+pub mod kvm;
 pub mod layout;
 pub mod linux;
 pub mod loops;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cowslip_host::{Cgroup, CgroupSpec, Directory, DirectorySpec, process};
+use cowslip_host::{Cgroup, CgroupSpec, Directory, DirectorySpec, kvm, process};
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{
     CheckpointRecord, Held, LedgerError, MonitorInfo, Owner, Resource, SandboxRecord,
@@ -409,14 +409,10 @@ impl Engine {
             return None;
         }
         let id = self.config.machine.uid_base.saturating_add(slot);
-        let kvm = std::fs::metadata("/dev/kvm").ok().map(|found| {
-            use std::os::unix::fs::MetadataExt;
-            found.gid()
-        });
         Some(Credentials {
             uid: id,
             gid: id,
-            groups: kvm.into_iter().filter(|gid| *gid != 0).collect(),
+            groups: kvm::group().into_iter().collect(),
         })
     }
 

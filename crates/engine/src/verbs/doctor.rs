@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cowslip_host::kvm::{DEVICE, Kvm};
 use cowslip_model::api::{Check, CheckStatus, DoctorReport};
 use cowslip_model::size::GIB;
 use cowslip_model::{ByteSize, Isolation};
@@ -224,31 +225,27 @@ impl Engine {
 }
 
 fn check_kvm(reason: &str) -> Check {
-    if !Path::new("/dev/kvm").exists() {
-        return check(
+    match Kvm::look() {
+        Kvm::Absent => check(
             "kvm",
             CheckStatus::Warning,
-            "/dev/kvm is not there: guests run under software emulation, ten to thirty times slower",
+            format!(
+                "{DEVICE} is not there: guests run under software emulation, ten to thirty times slower"
+            ),
             Some(
                 "enable virtualisation in the firmware, or nested virtualisation on the outer host",
             ),
-        );
-    }
-    match std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-    {
-        Ok(_) => check(
+        ),
+        Kvm::Opens => check(
             "kvm",
             CheckStatus::Ok,
-            format!("/dev/kvm opens; {reason}"),
+            format!("{DEVICE} opens; {reason}"),
             None,
         ),
-        Err(error) => check(
+        Kvm::Closed(error) => check(
             "kvm",
             CheckStatus::Warning,
-            format!("/dev/kvm does not open ({error}): guests run under software emulation"),
+            format!("{DEVICE} does not open ({error}): guests run under software emulation"),
             Some("add this user to the group of /dev/kvm"),
         ),
     }

@@ -1,12 +1,13 @@
 //! The monitor program: where it is, which version, and what it boots.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use cowslip_host::kvm::Kvm;
 use tokio::process::Command;
 
 use crate::VmmError;
@@ -216,16 +217,11 @@ fn interpreter(file: &File) -> std::io::Result<bool> {
 
 /// Firecracker runs nothing without KVM.
 pub(super) fn require_kvm() -> Result<(), VmmError> {
-    let device = Path::new("/dev/kvm");
-    match OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(unusable(
+    match Kvm::look().obstacle() {
+        None => Ok(()),
+        Some(why) => Err(unusable(
             Path::new(NAME),
-            format_args!(
-                "\"{}\" cannot be opened ({error}): load the kvm module and give this user the group \
-                 kvm, or use QEMU",
-                device.display()
-            ),
+            format_args!("{why}, or use QEMU"),
         )),
     }
 }

@@ -11,9 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::program::Version;
 
-/// The device of KVM.
-const DEVICE: &str = "/dev/kvm";
-
 /// What runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,15 +61,6 @@ impl FromStr for Choice {
             _ => Err(ChoiceError(text.chars().take(40).collect())),
         }
     }
-}
-
-/// Whether this user may open KVM's device at all.
-pub(super) fn kvm_opens() -> bool {
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .is_ok()
 }
 
 /// What the answer of a probe depends on.

@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cowslip_host::Site;
+use cowslip_host::kvm::Kvm;
 use cowslip_host::process::Process;
 use cowslip_ledger::plan::Presence;
 use cowslip_ledger::{HandleState, LedgerError, MonitorInfo, Owner, Resource};
@@ -86,16 +87,16 @@ impl QemuVmm {
         let memory = Memory::new(&config.memory);
         let known = match config.accelerator {
             Choice::Tcg => Some(Accelerator::Tcg),
-            Choice::Kvm if accelerator::kvm_opens() => Some(Accelerator::Kvm),
-            Choice::Kvm => {
-                return Err(VmmError::Unusable {
-                    program: "kvm".to_owned(),
-                    why: "\"/dev/kvm\" cannot be opened: load the kvm module and give this user \
-                          the group kvm, or configure \"tcg\""
-                        .to_owned(),
-                });
-            }
-            Choice::Auto if !accelerator::kvm_opens() => Some(Accelerator::Tcg),
+            Choice::Kvm => match Kvm::look().obstacle() {
+                None => Some(Accelerator::Kvm),
+                Some(why) => {
+                    return Err(VmmError::Unusable {
+                        program: "kvm".to_owned(),
+                        why: format!("{why}, or configure \"tcg\""),
+                    });
+                }
+            },
+            Choice::Auto if !Kvm::look().opens() => Some(Accelerator::Tcg),
             Choice::Auto => memory.recall(&Circumstances::present(program.version)),
         };
         let accelerator = OnceCell::new_with(known);
