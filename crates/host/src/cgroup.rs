@@ -255,22 +255,67 @@ fn kill_one_by_one(path: &Path, deadline: Instant) -> io::Result<()> {
     }
 }
 
-/// Groups whose name begins like a mark of this instance, and that no row knows.
-pub(crate) fn strays(prefix: &str, known: &[&Path]) -> io::Result<Vec<CgroupSpec>> {
+/// Groups whose name begins like a mark of this instance.
+fn marked(prefix: &str) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for root in roots() {
         for entry in fs::read_dir(root)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            if name.is_some_and(|name| name.starts_with(prefix)) && !known.contains(&path.as_path())
-            {
-                found.push(CgroupSpec {
-                    path,
-                    memory: 0,
-                    tasks: 0,
-                });
+            if name.is_some_and(|name| name.starts_with(prefix)) {
+                found.push(path);
             }
         }
     }
     Ok(found)
+}
+
+/// The marked groups that no row knows.
+pub(crate) fn strays(prefix: &str, known: &[&Path]) -> io::Result<Vec<CgroupSpec>> {
+    let unknown = |path: &PathBuf| !known.contains(&path.as_path());
+    let spec = |path| CgroupSpec {
+        path,
+        memory: 0,
+        tasks: 0,
+    };
+    Ok(marked(prefix)?
+        .into_iter()
+        .filter(unknown)
+        .map(spec)
+        .collect())
+}
+
+/// Bytes that the processes of all marked groups have written to files and devices, and that the page cache has not
+/// written on yet.
+pub(crate) fn unwritten(prefix: &str) -> io::Result<u64> {
+    let groups = marked(prefix)?;
+    // Of the first version's two groups one knows nothing of memory, and any may be gone by now.
+    let stats = groups
+        .iter()
+        .filter_map(|path| fs::read_to_string(path.join("memory.stat")).ok());
+    Ok(stats.map(|stat| waiting(&stat)).sum())
+}
+
+/// What waits in the page cache by a `memory.stat`, of either version.
+fn waiting(stat: &str) -> u64 {
+    const FIELDS: [&str; 4] = ["file_dirty", "file_writeback", "dirty", "writeback"];
+    let fields = stat.lines().filter_map(|line| line.split_once(' '));
+    fields
+        .filter(|(name, _)| FIELDS.contains(name))
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::waiting;
+
+    #[test]
+    fn either_versions_words_are_known() {
+        let second = "anon 1\nfile 4096\nfile_dirty 8192\nfile_writeback 4096\nfile_mapped 7\n";
+        assert_eq!(waiting(second), 12_288);
+        let first = "cache 1\nmapped_file 9\ndirty 4096\nwriteback 0\ntotal_dirty 4096\n";
+        assert_eq!(waiting(first), 4096);
+        assert_eq!(waiting(""), 0);
+    }
 }

@@ -280,7 +280,8 @@ pub trait Files {
     /// When it cannot be read.
     fn usage(&self, path: &Path) -> Result<u64, HostError>;
 
-    /// Space of the file system of `path`.
+    /// Space of the file system of `path`. What machines have written and the page cache still holds counts as taken,
+    /// whatever file system it goes to: a monitor that writes through the page cache cannot be held up any more.
     ///
     /// # Errors
     /// When the file system does not tell.

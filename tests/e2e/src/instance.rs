@@ -17,6 +17,7 @@ use cowslip_model::api::{DoctorReport, Event, Info, Sandbox};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
+use crate::Mounted;
 use crate::archive::box_tar;
 use crate::assets::{self, Kernel};
 use crate::call::{Call, Running};
@@ -49,6 +50,8 @@ pub struct Setup {
     pub network: String,
     /// The network namespace that everything runs in; none: the tests' own.
     pub netns: Option<PathBuf>,
+    /// The state directory is a file system of its own, in memory and of this size ("48m"). Only root can have one.
+    pub disk: Option<String>,
 }
 
 impl Default for Setup {
@@ -60,6 +63,7 @@ impl Default for Setup {
             storage: String::new(),
             network: String::new(),
             netns: None,
+            disk: None,
         }
     }
 }
@@ -67,6 +71,8 @@ impl Default for Setup {
 /// A state directory, and the program that works on it.
 pub struct Instance {
     setup: Setup,
+    /// Goes before the directory that it is in.
+    disk: Option<Mounted>,
     base: TempDir,
     state: PathBuf,
     run: PathBuf,
@@ -168,8 +174,13 @@ impl Instance {
                 (at("home/.local/state/cowslip"), at("runtime/cowslip"))
             }
         };
+        let disk = setup.disk.as_deref().map(|size| {
+            fs::create_dir(&state).unwrap();
+            Mounted::new(&state, size)
+        });
         Self {
             setup,
+            disk,
             base,
             state,
             run,
@@ -210,6 +221,14 @@ impl Instance {
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Gives the state directory's own file system another size.
+    ///
+    /// # Panics
+    /// When it has none, or cannot be as small.
+    pub fn resize_disk(&self, size: &str) {
+        self.disk.as_ref().expect("a disk of its own").resize(size);
     }
 
     /// The run directory.

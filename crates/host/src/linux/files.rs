@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::LinuxHost;
 use crate::error::HostError;
 use crate::host::Files;
-use crate::{Head, head, publish, usage};
+use crate::{Head, cgroup, head, process, publish, usage};
 
 impl Files for LinuxHost {
     fn publish(&self, path: &Path, bytes: &[u8]) -> Result<(), HostError> {
@@ -51,6 +51,13 @@ impl Files for LinuxHost {
     }
 
     fn space(&self, path: &Path) -> Result<usage::Space, HostError> {
-        usage::space(path)
+        // First: what is written on meanwhile is counted twice then, and not missed.
+        let unwritten = cgroup::unwritten(&process::mark_prefix(self.instance))
+            .map_err(HostError::path("look for what machines wrote to", path))?;
+        let found = usage::space(path)?;
+        Ok(usage::Space {
+            free: found.free.saturating_sub(unwritten),
+            ..found
+        })
     }
 }

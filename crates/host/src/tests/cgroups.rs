@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use super::{Bench, ID};
 use crate::process::mark;
-use crate::{Cgroup, CgroupSpec, Host};
+use crate::{Cgroup, CgroupSpec, Files, Host};
 
 fn specs(bench: &Bench) -> Vec<CgroupSpec> {
     let roots = bench.host.cgroup_roots();
@@ -73,6 +73,61 @@ fn groups_bound_what_is_in_them_and_take_it_along() {
         bench.host.release(row).unwrap();
     }
     child.wait().unwrap();
+}
+
+#[test]
+fn what_waits_in_the_page_cache_counts_as_taken() {
+    // covers R28
+    const WRITTEN: u64 = 4 << 20;
+    let bench = Bench::new();
+    let mut specs = specs(&bench);
+    let directory = bench.dir.path().to_owned();
+    let kind = rustix::fs::statfs(&directory).unwrap().f_type;
+    if specs.is_empty() || u64::try_from(kind) == Ok(0x0102_1994) {
+        eprintln!(
+            "SKIPPED: there are no control groups, or what is written to a tmpfs waits for nothing"
+        );
+        return;
+    }
+    let mut rows = Vec::new();
+    for spec in &mut specs {
+        // So much that nothing is written on for the groups' own sake.
+        spec.memory = 4 << 30;
+        let held = bench
+            .host
+            .make_cgroup(bench.reserve::<Cgroup>(spec.clone()));
+        rows.push(bench.row(held.unwrap()));
+    }
+    let join = specs
+        .iter()
+        .map(|spec| format!("echo $$ >'{}/cgroup.procs'; ", spec.path.display()));
+    let file = directory.join("written");
+    let script = format!(
+        "{}head -c {WRITTEN} /dev/zero >'{}'",
+        join.collect::<String>(),
+        file.display()
+    );
+    assert!(
+        Command::new("sh")
+            .args(["-c", &script])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let taken = || {
+        let seen = bench.host.space(&directory).unwrap().free;
+        crate::usage::space(&directory)
+            .unwrap()
+            .free
+            .saturating_sub(seen)
+    };
+    // Others write to this disk as well, but not as much between two looks.
+    assert!(taken() > WRITTEN / 2, "{}", taken());
+    fs::File::open(&file).unwrap().sync_all().unwrap();
+    assert!(taken() < WRITTEN / 2, "{}", taken());
+    for row in rows.iter().rev() {
+        bench.host.release(row).unwrap();
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Bad input: each is one clear line, nothing is left behind, nothing is lost.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 
-use cowslip_e2e::{Instance, Kernel, Mounted, Setup, Tar, box_tar};
+use cowslip_e2e::{Instance, Kernel, Setup, Tar, box_tar};
 use rustix::process::Signal;
 
 #[test]
@@ -239,11 +239,10 @@ fn a_full_disk() {
         eprintln!("SKIPPED: only root can mount a small file system");
         return;
     }
-    let host = Instance::new();
-    let state = host.state().to_owned();
-    fs::create_dir(&state).unwrap();
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
-    let mount = Mounted::new(&state, "48m");
+    let host = Instance::with(Setup {
+        disk: Some("48m".to_owned()),
+        ..Setup::default()
+    });
     host.import_kernel(Kernel::Guest);
     let files = host.files();
     let big = Tar::default().file("big", 0o644, &random(64 << 20)).bytes();
@@ -268,8 +267,6 @@ fn a_full_disk() {
     fs::remove_file(&filler).unwrap();
     host.assert_agreement();
     assert_eq!(host.sandboxes(), [""; 0]);
-    drop(host);
-    drop(mount);
 }
 
 /// A guest that fills the host's disk stands still before the disk refuses a write, and goes on with
@@ -281,11 +278,10 @@ fn a_guest_that_fills_the_hosts_disk_stands_still() {
         eprintln!("SKIPPED: only root can mount a small file system");
         return;
     }
-    let host = Instance::new();
-    let state = host.state().to_owned();
-    fs::create_dir(&state).unwrap();
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
-    let mount = Mounted::new(&state, "160m");
+    let host = Instance::with(Setup {
+        disk: Some("160m".to_owned()),
+        ..Setup::default()
+    });
     host.import_kernel(Kernel::Guest);
     host.import("box", box_tar());
     let follow = host.follow_events();
@@ -303,7 +299,7 @@ fn a_guest_that_fills_the_hosts_disk_stands_still() {
         .run()
         .refused(&["nearly full"]);
     host.say("create box").run().refused(&["nearly full"]);
-    mount.resize("1g");
+    host.resize_disk("1g");
     follow.wait_for("\"sandbox.thawed\"");
     drop(follow);
     // Every byte arrived: the host computes the same sum.
@@ -327,8 +323,6 @@ fn a_guest_that_fills_the_hosts_disk_stands_still() {
         String::from_utf8(wanted.stdout).unwrap().trim()
     );
     let _ = host.say("rm --force full").ok();
-    drop(host);
-    drop(mount);
 }
 
 fn random(length: usize) -> Vec<u8> {

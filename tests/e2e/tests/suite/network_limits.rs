@@ -8,7 +8,9 @@ use super::network::{host, lab};
 
 #[test]
 fn a_guest_is_no_faster_than_it_may_be() {
-    const LENGTH: usize = 3 << 20;
+    const LENGTH: usize = 4 << 20;
+    /// A second's passes at once, and monitors are not exact: 4 % too fast was seen.
+    const LEAST: f64 = 2.7;
     let Some(lab) = lab() else { return };
     lab.serve_bytes(End::Site, 8000, LENGTH);
     let host = host(&lab, "");
@@ -20,7 +22,7 @@ fn a_guest_is_no_faster_than_it_may_be() {
     let script = format!("wget -q -O - http://{SITE}:8000/ | wc -c");
     assert_eq!(host.sh("one", &script).ok(), LENGTH.to_string());
     let took = begun.elapsed().as_secs_f64();
-    assert!(took > 2.0, "{took} s for 3 MiB with 1 MiB a second");
+    assert!(took > LEAST, "{took} s for 4 MiB with 1 MiB a second");
     host.say("create --network-bandwidth 10 box")
         .run()
         .refused(&["16K"]);

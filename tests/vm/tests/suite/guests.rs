@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cowslip_e2e::{Instance, Kernel, Mounted, Setup, box_tar};
+use cowslip_e2e::{Instance, Kernel, Setup, box_tar};
 use cowslip_model::SandboxState;
 use cowslip_model::api::{Checkpoint, Diff, Sandbox, Template};
 
@@ -38,10 +38,9 @@ fn a_guest_whose_disk_broke_has_failed_and_starts_again() {
     // covers R23 R28
     let host = Instance::with(Setup {
         storage: "low_water = 0".to_owned(),
+        disk: Some("100m".to_owned()),
         ..Setup::default()
     });
-    std::fs::create_dir(host.state()).unwrap();
-    let mount = Mounted::new(host.state(), "100m");
     host.import_kernel(Kernel::Guest);
     host.import("box", box_tar());
     let follow = host.follow_events();
@@ -58,12 +57,10 @@ fn a_guest_whose_disk_broke_has_failed_and_starts_again() {
     assert_eq!(failed.state, SandboxState::Failed);
     let reason = failed.reason.unwrap();
     assert!(reason.contains("takes no more writes"), "{reason}");
-    mount.resize("2g");
+    host.resize_disk("2g");
     let _ = host.say("start one").ok();
     assert_eq!(host.sh("one", "cat /root/f").ok(), "kept");
     let _ = host.say("rm --force one").ok();
-    drop(host);
-    drop(mount);
 }
 
 /// A writer that never rests is checkpointed again and again. The disk of every checkpoint is whole, and

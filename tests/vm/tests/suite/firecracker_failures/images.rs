@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use cowslip_e2e::{Changes, Instance, Kernel, Mounted, Setup, box_tar};
+use cowslip_e2e::{Changes, Instance, Kernel, Setup, box_tar};
 use cowslip_model::SandboxState;
 
 use super::{
@@ -59,10 +59,9 @@ fn a_guest_goes_on_when_its_memory_finds_no_room() {
     let host = Instance::with(Setup {
         machine: JAIL.to_owned(),
         storage: "low_water = 0".to_owned(),
+        disk: Some("120m".to_owned()),
         ..Setup::default()
     });
-    std::fs::create_dir(host.state()).unwrap();
-    let mount = Mounted::new(host.state(), "120m");
     host.import_kernel(Kernel::Guest);
     host.import("box", box_tar());
     let files = host.files();
@@ -75,7 +74,7 @@ fn a_guest_goes_on_when_its_memory_finds_no_room() {
         assert!(!exchange(&host, "one").join("memory").exists());
         host.assert_agreement();
     }
-    mount.resize("600m");
+    host.resize_disk("600m");
     let _ = host.say("checkpoint create one --name point").ok();
     let _ = host.say("fork point --name two").ok();
     kept_with_memory(&host, "two");
@@ -85,8 +84,6 @@ fn a_guest_goes_on_when_its_memory_finds_no_room() {
     let _ = host.say("rm --force one two").ok();
     let _ = host.say("checkpoint rm point").ok();
     assert_nothing_but(&host, &files);
-    drop(host);
-    drop(mount);
 }
 
 /// Some bytes of a file, other than they were while this lives.
