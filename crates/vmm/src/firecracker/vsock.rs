@@ -6,17 +6,22 @@
 //!                                                               │
 //!                    bell ◄─ the agent listens, and rings ──────┴─► CONNECT 10320 ─► OK
 //! ```
+//!
+//! A listener that is slow looks like none: a request that the guest has not answered within 2 s Firecracker gives up,
+//! without a word. An agent that was restored does not ring any more, so after a while it is asked without.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::lchown;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cowslip_host::process::Credentials;
 use rustix::fs::{Mode, OFlags, open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
 
 use super::socket;
 
@@ -24,6 +29,8 @@ use super::socket;
 const ANSWER_MAX: usize = 32;
 /// Port of the host on which the agent rings (`cowslip_proto::limits::BELL_PORT`).
 const BELL_PORT: u32 = 10_321;
+/// After a refusal, how long to wait for the bell.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Where Firecracker is spoken with of its guest's ports.
 pub(super) struct Vsock<'a> {
@@ -41,13 +48,15 @@ pub(super) async fn connect(at: &Vsock<'_>, port: u32) -> io::Result<UnixStream>
     if let Some(stream) = attempt(at.socket, port).await? {
         return Ok(stream);
     }
-    // Who listens from now on finds it. Who did before is not refused.
+    // Who listens from now on finds it.
     let bell = Bell::hang(at)?;
     loop {
         if let Some(stream) = attempt(at.socket, port).await? {
             return Ok(stream);
         }
-        bell.rung().await?;
+        if let Ok(rung) = timeout(AGAIN, bell.rung()).await {
+            rung?;
+        }
     }
 }
 
@@ -147,8 +156,6 @@ fn refused(error: io::Error) -> io::Result<Option<UnixStream>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     use super::*;
@@ -194,7 +201,7 @@ mod tests {
             answer(&listener, b"OK 10").await;
             // Not before it is rung for.
             let early = tokio::time::timeout(Duration::from_millis(50), listener.accept());
-            assert!(early.await.is_err(), "nothing asks by the clock");
+            assert!(early.await.is_err(), "it was asked before it rang");
             drop(
                 UnixStream::connect(beside(&socket, BELL_PORT))
                     .await
@@ -212,6 +219,20 @@ mod tests {
             .unwrap()
             .collect();
         assert_eq!(left.len(), 1, "the bell is gone: {left:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_is_slow_and_does_not_ring_is_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, listener) = at(dir.path());
+        let guest = async {
+            for _ in 0..5 {
+                answer(&listener, b"").await;
+            }
+            answer(&listener, b"OK 1\n").await;
+        };
+        let (stream, ()) = tokio::join!(connect_below(dir.path()), guest);
+        stream.unwrap();
     }
 
     #[tokio::test]
