@@ -51,10 +51,14 @@ impl Files for LinuxHost {
     }
 
     fn space(&self, path: &Path) -> Result<usage::Space, HostError> {
-        // First: what is written on meanwhile is counted twice then, and not missed.
-        let unwritten = cgroup::unwritten(&process::mark_prefix(self.instance))
-            .map_err(HostError::path("look for what machines wrote to", path))?;
+        let unwritten = || {
+            cgroup::unwritten(&process::mark_prefix(self.instance))
+                .map_err(HostError::path("look for what machines wrote to", path))
+        };
+        // Before and after: what is written on meanwhile is not to be counted twice.
+        let before = unwritten()?;
         let found = usage::space(path)?;
+        let unwritten = before.min(unwritten()?);
         Ok(usage::Space {
             free: found.free.saturating_sub(unwritten),
             ..found
