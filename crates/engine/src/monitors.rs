@@ -115,9 +115,7 @@ impl QemuMonitors {
             found: OnceCell::new(),
         }
     }
-}
 
-impl QemuMonitors {
     async fn vmm(&self) -> Result<Arc<dyn Vmm>, VmmError> {
         let detect = || async { QemuVmm::detect(&self.config).await.map(Arc::new) };
         let vmm = self.found.get_or_try_init(detect).await?;

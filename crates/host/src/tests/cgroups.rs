@@ -21,16 +21,20 @@ fn specs(bench: &Bench) -> Vec<CgroupSpec> {
     roots.into_iter().map(spec).collect()
 }
 
-/// A shell in the groups, with a child of its own.
-fn fill(specs: &[CgroupSpec]) -> Child {
-    let join = specs
+/// A shell that enters the groups first.
+fn inside(specs: &[CgroupSpec], script: &str) -> Command {
+    let enter = specs
         .iter()
         .map(|spec| format!("echo $$ >'{}/cgroup.procs'; ", spec.path.display()));
-    let script = format!("{}sleep 600 & echo; wait", join.collect::<String>());
     let mut command = Command::new("sh");
+    command.args(["-c", &(enter.collect::<String>() + script)]);
     command
-        .args(["-c", &script])
-        .stdout(std::process::Stdio::piped());
+}
+
+/// A shell in the groups, with a child of its own.
+fn fill(specs: &[CgroupSpec]) -> Child {
+    let mut command = inside(specs, "sleep 600 & echo; wait");
+    command.stdout(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     let output = child.stdout.take().unwrap();
@@ -79,11 +83,13 @@ fn groups_bound_what_is_in_them_and_take_it_along() {
 fn what_waits_in_the_page_cache_counts_as_taken() {
     // covers R28
     const WRITTEN: u64 = 4 << 20;
+    /// Its number in `statfs`.
+    const TMPFS: u64 = 0x0102_1994;
     let bench = Bench::new();
     let mut specs = specs(&bench);
     let directory = bench.dir.path().to_owned();
     let kind = rustix::fs::statfs(&directory).unwrap().f_type;
-    if specs.is_empty() || u64::try_from(kind) == Ok(0x0102_1994) {
+    if specs.is_empty() || u64::try_from(kind) == Ok(TMPFS) {
         eprintln!(
             "SKIPPED: there are no control groups, or what is written to a tmpfs waits for nothing"
         );
@@ -98,22 +104,9 @@ fn what_waits_in_the_page_cache_counts_as_taken() {
             .make_cgroup(bench.reserve::<Cgroup>(spec.clone()));
         rows.push(bench.row(held.unwrap()));
     }
-    let join = specs
-        .iter()
-        .map(|spec| format!("echo $$ >'{}/cgroup.procs'; ", spec.path.display()));
     let file = directory.join("written");
-    let script = format!(
-        "{}head -c {WRITTEN} /dev/zero >'{}'",
-        join.collect::<String>(),
-        file.display()
-    );
-    assert!(
-        Command::new("sh")
-            .args(["-c", &script])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let script = format!("head -c {WRITTEN} /dev/zero >'{}'", file.display());
+    assert!(inside(&specs, &script).status().unwrap().success());
     let taken = || {
         let seen = bench.host.space(&directory).unwrap().free;
         crate::usage::space(&directory)

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 
 use cowslip_e2e::{Instance, Kernel, Setup, Tar, box_tar};
+use cowslip_model::SandboxState;
 use rustix::process::Signal;
 
 #[test]
@@ -294,11 +295,9 @@ fn a_guest_that_fills_the_hosts_disk_stands_still() {
     // While the page cache empties it may go on for a moment: it stands still when many looks in a row say so.
     let mut looks = 0;
     while looks < 20 {
-        looks = if host.sandbox("full").frozen {
-            looks + 1
-        } else {
-            0
-        };
+        let full = host.sandbox("full");
+        assert_eq!(full.state, SandboxState::Running, "{:?}", full.reason);
+        looks = if full.frozen { looks + 1 } else { 0 };
     }
     host.say("exec full -- true")
         .run()
