@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use cowslip_model::{CheckpointId, DiskFormat, HandleId, KernelId, LayerId, SandboxId, TemplateId};
 
+use crate::HostError;
+
 /// The longest path a unix socket can be bound to, without its final NUL.
 pub const SOCKET_PATH_MAX: usize = 107;
 
@@ -165,10 +167,23 @@ impl Layout {
         self.cache_copies().join(format!("cpu{cpu}-index{index}"))
     }
 
+    /// Refuses a path outside the directories that hold objects: a release removes nothing there, whatever
+    /// a row says.
+    ///
+    /// # Errors
+    /// [`HostError::Outside`]
+    pub fn own(&self, path: &Path) -> Result<(), HostError> {
+        match self.owns(path) {
+            true => Ok(()),
+            false => Err(HostError::Outside {
+                path: path.to_owned(),
+            }),
+        }
+    }
+
     /// Whether `path` is an entry (or below one) of a directory that holds objects: the only places
     /// where a release may remove anything.
-    #[must_use]
-    pub fn owns(&self, path: &Path) -> bool {
+    fn owns(&self, path: &Path) -> bool {
         let plain = path.components().all(|part| {
             !matches!(
                 part,

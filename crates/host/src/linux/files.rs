@@ -13,7 +13,7 @@ impl Files for LinuxHost {
     }
 
     fn remove_file(&self, path: &Path) -> Result<(), HostError> {
-        self.own(path)?;
+        self.layout.own(path)?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(HostError::path("remove", path)),

@@ -51,18 +51,8 @@ impl LinuxHost {
         Ok(Self { layout, instance })
     }
 
-    /// A release may remove only what lies in cowslip's own directories, whatever a row says.
-    fn own(&self, path: &Path) -> Result<(), HostError> {
-        if self.layout.owns(path) {
-            Ok(())
-        } else {
-            Err(HostError::Outside {
-                path: path.to_owned(),
-            })
-        }
-    }
-
-    /// The same for devices: names and uuids carry the instance.
+    /// A release may remove only what is this instance's, whatever a row says: names and uuids of devices
+    /// carry the instance, as [`Layout::own`] tells of paths.
     fn own_device(&self, spec: &DeviceSpec) -> Result<(), HostError> {
         if dm::is_of(self.instance, spec) {
             Ok(())
@@ -73,9 +63,9 @@ impl LinuxHost {
         }
     }
 
-    /// The same for networks: links bear the instance's mark.
+    /// The same of networks: links bear the instance's mark.
     fn own_netns(&self, spec: &NetnsSpec) -> Result<(), HostError> {
-        self.own(&spec.path)?;
+        self.layout.own(&spec.path)?;
         match spec.mark.starts_with(&process::mark_prefix(self.instance)) {
             true => Ok(()),
             false => Err(HostError::Outside {
@@ -120,7 +110,7 @@ impl Host for LinuxHost {
     }
 
     fn make_directory(&self, slot: Reservation<Directory>) -> Result<Held<Directory>, HostError> {
-        self.own(&slot.spec().path)?;
+        self.layout.own(&slot.spec().path)?;
         directory::acquire(slot)
     }
 
@@ -129,7 +119,7 @@ impl Host for LinuxHost {
         slot: Reservation<File>,
         content: Content<'_>,
     ) -> Result<Held<File>, HostError> {
-        self.own(&slot.spec().path)?;
+        self.layout.own(&slot.spec().path)?;
         file::acquire(slot, content)
     }
 
@@ -137,12 +127,12 @@ impl Host for LinuxHost {
         &self,
         slot: Reservation<Socket>,
     ) -> Result<(Held<Socket>, UnixListener), HostError> {
-        self.own(&slot.spec().path)?;
+        self.layout.own(&slot.spec().path)?;
         socket::acquire(slot)
     }
 
     fn bind_mount(&self, slot: Reservation<Mount>) -> Result<Held<Mount>, HostError> {
-        self.own(&slot.spec().target)?;
+        self.layout.own(&slot.spec().target)?;
         mount::acquire(slot)
     }
 
@@ -155,7 +145,7 @@ impl Host for LinuxHost {
     }
 
     fn attach_loop(&self, slot: Reservation<Loop>) -> Result<(Held<Loop>, LoopHold), HostError> {
-        self.own(&slot.spec().path)?;
+        self.layout.own(&slot.spec().path)?;
         loops::acquire(slot)
     }
 
@@ -207,22 +197,22 @@ impl Host for LinuxHost {
         match row.kind.as_str() {
             Directory::KIND => {
                 let spec = row.spec::<Directory>()?;
-                self.own(&spec.path)?;
+                self.layout.own(&spec.path)?;
                 directory::release(&spec, inode::<Directory>(row)?.as_ref())
             }
             File::KIND => {
                 let spec = row.spec::<File>()?;
-                self.own(&spec.path)?;
+                self.layout.own(&spec.path)?;
                 file::release(&spec, inode::<File>(row)?.as_ref())
             }
             Socket::KIND => {
                 let spec = row.spec::<Socket>()?;
-                self.own(&spec.path)?;
+                self.layout.own(&spec.path)?;
                 socket::release(&spec, inode::<Socket>(row)?.as_ref())
             }
             Loop::KIND => {
                 let spec = row.spec::<Loop>()?;
-                self.own(&spec.path)?;
+                self.layout.own(&spec.path)?;
                 loops::release(&spec, row.identity::<Loop>()?.as_ref())
             }
             Device::KIND => {
@@ -242,7 +232,7 @@ impl Host for LinuxHost {
             }
             Mount::KIND => {
                 let spec = row.spec::<Mount>()?;
-                self.own(&spec.target)?;
+                self.layout.own(&spec.target)?;
                 mount::release(&spec, row.identity::<Mount>()?.as_ref())
             }
             Process::KIND => {

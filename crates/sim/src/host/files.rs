@@ -12,7 +12,7 @@ use crate::world::Node;
 
 impl Files for SimHost {
     fn publish(&self, path: &Path, bytes: &[u8]) -> Result<(), HostError> {
-        self.own(path)?;
+        self.layout.own(path)?;
         self.step("host: publish file", |inner| {
             inner
                 .replace(path, bytes)
@@ -31,7 +31,7 @@ impl Files for SimHost {
     }
 
     fn rewrite(&self, path: &Path, at: u64, bytes: &[u8]) -> Result<(), HostError> {
-        self.own(path)?;
+        self.layout.own(path)?;
         self.step("host: rewrite", |inner| {
             let file = inner
                 .file_mut(path)
@@ -51,7 +51,7 @@ impl Files for SimHost {
     }
 
     fn remove_file(&self, path: &Path) -> Result<(), HostError> {
-        self.own(path)?;
+        self.layout.own(path)?;
         self.step("host: remove file", |inner| {
             if inner.entries.contains_key(path) {
                 inner.file(path).map_err(HostError::path("remove", path))?;
@@ -63,7 +63,7 @@ impl Files for SimHost {
 
     fn relink(&self, gone: &[PathBuf], links: &[(PathBuf, PathBuf)]) -> Result<(), HostError> {
         for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {
-            self.own(path)?;
+            self.layout.own(path)?;
         }
         self.step("host: relink", |inner| {
             for path in gone.iter().chain(links.iter().map(|(_, to)| to)) {

@@ -56,16 +56,6 @@ impl SimHost {
         outcome.map_err(|fault| HostError::from(LedgerError::from(fault)))?
     }
 
-    fn own(&self, path: &Path) -> Result<(), HostError> {
-        if self.layout.owns(path) {
-            Ok(())
-        } else {
-            Err(HostError::Outside {
-                path: path.to_owned(),
-            })
-        }
-    }
-
     /// The sandbox that a mark of this instance names.
     fn sandbox_of(&self, mark: &str) -> Option<SandboxId> {
         mark.strip_prefix(&format!("cowslip-{}-", self.instance))?
@@ -224,7 +214,7 @@ impl Host for SimHost {
 
     fn make_directory(&self, slot: Reservation<Directory>) -> Result<Held<Directory>, HostError> {
         let path = slot.spec().path.clone();
-        self.own(&path)?;
+        self.layout.own(&path)?;
         let inode = self.step("host: make directory", |inner| {
             inner
                 .create(&path, Node::Directory)
@@ -240,7 +230,7 @@ impl Host for SimHost {
 
     fn make_cgroup(&self, slot: Reservation<Cgroup>) -> Result<Held<Cgroup>, HostError> {
         let path = slot.spec().path.clone();
-        self.own(&path)?;
+        self.layout.own(&path)?;
         let inode = self.step("host: make control group", |inner| {
             inner
                 .create(&path, Node::Directory)
@@ -255,7 +245,7 @@ impl Host for SimHost {
         content: Content<'_>,
     ) -> Result<Held<File>, HostError> {
         let path = slot.spec().path.clone();
-        self.own(&path)?;
+        self.layout.own(&path)?;
         let inode = self.step("host: make file", |inner| match content {
             Content::Bytes(bytes) => inner
                 .create(&path, Node::File(FileNode::with_bytes(bytes)))
@@ -278,7 +268,7 @@ impl Host for SimHost {
         slot: Reservation<Socket>,
     ) -> Result<(Held<Socket>, UnixListener), HostError> {
         let path = slot.spec().path.clone();
-        self.own(&path)?;
+        self.layout.own(&path)?;
         let inode = self.step("host: bind socket", |inner| {
             inner
                 .create(&path, Node::Socket)
@@ -293,7 +283,7 @@ impl Host for SimHost {
 
     fn bind_mount(&self, slot: Reservation<Mount>) -> Result<Held<Mount>, HostError> {
         let target = slot.spec().target.clone();
-        self.own(&target)?;
+        self.layout.own(&target)?;
         let id = self.step("host: bind mount", |inner| {
             for path in [&slot.spec().source, &target] {
                 if !inner.entries.contains_key(path) {
@@ -351,7 +341,7 @@ impl Host for SimHost {
     fn release(&self, row: &HandleRow) -> Result<(), HostError> {
         let named = named(row)?;
         if let Named::Path { path, .. } | Named::Mount { target: path, .. } = &named {
-            self.own(path)?;
+            self.layout.own(path)?;
         }
         self.step(&format!("host: release {}", row.kind), |inner| {
             release(inner, &named)

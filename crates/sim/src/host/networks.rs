@@ -22,7 +22,7 @@ impl SimHost {
         act: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, HostError> {
         let path = &netns.path;
-        self.own(path)?;
+        self.layout.own(path)?;
         self.step(&format!("host: {operation}"), |inner| {
             let file = inner.file(path).map_err(HostError::path("open", path))?;
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -41,7 +41,7 @@ fn has(rules: &str, table: &str, kind: &str, name: &str) -> bool {
 impl Networks for SimHost {
     fn make_netns(&self, slot: Reservation<Netns>, rules: &str) -> Result<Held<Netns>, HostError> {
         let path = slot.spec().path.clone();
-        self.own(&path)?;
+        self.layout.own(&path)?;
         let inode = self.step("host: make network namespace", |inner| {
             inner.note_network(&path);
             inner
@@ -81,7 +81,7 @@ impl Networks for SimHost {
 
     fn open_tap(&self, netns: &NetnsSpec) -> Result<OwnedFd, HostError> {
         let null = Path::new("/dev/null");
-        self.own(&netns.path)?;
+        self.layout.own(&netns.path)?;
         let opened = std::fs::File::open(null).map_err(HostError::path("open", null))?;
         Ok(opened.into())
     }
@@ -92,7 +92,7 @@ impl Networks for SimHost {
         netns: &NetnsSpec,
         _address: SocketAddrV4,
     ) -> Result<(UdpSocket, TcpListener), HostError> {
-        self.own(&netns.path)?;
+        self.layout.own(&netns.path)?;
         self.step("host: listen in network", |_| {
             let bind = || {
                 let loopback = (Ipv4Addr::LOCALHOST, 0);
@@ -108,7 +108,7 @@ impl Networks for SimHost {
 
     fn reload_netns(&self, netns: &NetnsSpec, rules: &str) -> Result<(), HostError> {
         let path = &netns.path;
-        self.own(path)?;
+        self.layout.own(path)?;
         self.step("host: reload rules", |inner| {
             let file = inner
                 .file_mut(path)

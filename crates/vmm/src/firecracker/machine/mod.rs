@@ -7,10 +7,11 @@
 //!
 //! A saved machine goes on by [`Machine::resume`], whatever became of the image.
 
-use std::fs::OpenOptions;
+mod boot;
+mod snapshot;
+
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,26 +19,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cowslip_host::process::{Credentials, ProcessIdentity, ProcessSpec};
-use cowslip_model::{CpuTemplate, DiskLayer, Durability, SandboxId};
+use cowslip_model::{DiskLayer, Durability, SandboxId};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{
-    Api, ApiError, Balloon, BootSource, CacheType, Drive, Entropy, InstanceState,
-    MachineConfiguration, NetworkDevice, SnapshotCreate, SnapshotKind, SnapshotLoad, Vsock,
-};
-use super::devices::{network_device, rate_limiter};
+use super::api::{Api, ApiError, InstanceState};
+use super::ending;
 use super::farewell::{Farewell, Listener};
-use super::image::Content;
 use super::launch::failed;
-use super::paths::{self, Exchange, Paths, seen};
+use super::paths::{self, Exchange, Paths};
 use super::vsock::{self, Vsock as Socket};
-use super::{ending, image, jail};
 use crate::console::{self, BoundedLog};
 use crate::ending::Ending;
-use crate::{AgentChannel, Machine, MachineConfig, RunState, Saved, VmmError, blocking, words};
+use crate::{AgentChannel, Machine, MachineConfig, RunState, Saved, VmmError, words};
 
 /// How long a process may take until it listens, in seconds. It takes some 10 ms; this only ends a
 /// start that would hang for ever.
@@ -48,22 +44,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const LAST_LINES: usize = 4;
 /// Port on which the agent listens in the guest (`cowslip_proto::limits::VSOCK_PORT`).
 const AGENT_PORT: u32 = 10_320;
-/// The guest's vsock address; the least there is, since no two machines share a socket.
-const GUEST_CID: u32 = 3;
-const DISK: &str = "root";
-/// Words of every guest's command line: speak on the serial console, and let a panic or a power-off end
-/// the machine, for which it has only the reset of the keyboard controller (`reboot=k`).
-const COMMAND_LINE: &[&str] = &[
-    "console=ttyS0",
-    "quiet",
-    "panic=-1",
-    "reboot=k",
-    "cowslip.off=reset",
-    "8250.nr_uarts=1",
-    "i8042.noaux",
-    "i8042.nomux",
-    "i8042.dumbkbd",
-];
 
 /// A connection to one Firecracker process. Dropping it leaves the process running.
 pub(super) struct FirecrackerMachine {
@@ -195,128 +175,6 @@ impl FirecrackerMachine {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    /// Makes the machine and lets it boot.
-    pub(super) async fn boot(&self, config: &MachineConfig) -> Result<(), VmmError> {
-        const OPERATION: &str = "boot";
-        if self.exchange.is_none() {
-            for path in [&config.kernel, &config.initramfs] {
-                self.require_seen(OPERATION, path)?;
-            }
-        }
-        let network = config.network.as_ref().map(network_device).transpose()?;
-        match self.configure(config, network.as_ref()).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.explain(OPERATION, error).await),
-        }
-    }
-
-    async fn configure(
-        &self,
-        config: &MachineConfig,
-        network: Option<&NetworkDevice>,
-    ) -> Result<(), ApiError> {
-        let machine = MachineConfiguration {
-            vcpu_count: config.cpus,
-            mem_size_mib: config.memory.bytes() >> 20,
-            track_dirty_pages: config.track_memory,
-            cpu_template: match &config.cpu_template {
-                Some(CpuTemplate::Named(named)) => Some(*named),
-                Some(CpuTemplate::Custom(_)) | None => None,
-            },
-        };
-        self.api.machine(&machine).await?;
-        if let Some(CpuTemplate::Custom(template)) = &config.cpu_template {
-            self.api.cpu(template).await?;
-        }
-        let (kernel, initramfs) = match &self.exchange {
-            Some(_) => (seen::kernel(), seen::initramfs()),
-            None => (config.kernel.clone(), config.initramfs.clone()),
-        };
-        let source = BootSource {
-            kernel_image_path: kernel,
-            initrd_path: Some(initramfs),
-            boot_args: command_line(&config.command_line),
-        };
-        self.api.boot_source(&source).await?;
-        if let Some((_, durability)) = &self.disk {
-            let drive = Drive {
-                drive_id: DISK.to_owned(),
-                path_on_host: seen::disk(),
-                is_root_device: false,
-                is_read_only: false,
-                cache_type: match durability {
-                    Durability::Published => CacheType::Unsafe,
-                    Durability::Flush => CacheType::Writeback,
-                },
-                rate_limiter: rate_limiter(&config.disk_limits),
-            };
-            self.api.drive(&drive).await?;
-        }
-        if let Some(network) = network {
-            self.api.network(network).await?;
-        }
-        let vsock = Vsock {
-            guest_cid: GUEST_CID,
-            uds_path: seen::vsock(),
-        };
-        self.api.vsock(&vsock).await?;
-        self.api.entropy(&Entropy {}).await?;
-        let balloon = Balloon {
-            amount_mib: 0,
-            deflate_on_oom: true,
-            free_page_reporting: false,
-        };
-        self.api.balloon(&balloon).await?;
-        self.api.start().await
-    }
-
-    /// Makes the machine from `image`; its vCPUs stand still.
-    pub(super) async fn load(&self, image: &Path, track_memory: bool) -> Result<(), VmmError> {
-        const OPERATION: &str = "restore";
-        let memory = if self.exchange.is_some() {
-            seen::image()
-        } else {
-            self.require_seen(OPERATION, image)?;
-            image.to_owned()
-        };
-        let (from, to) = (image.to_owned(), self.paths.state.clone());
-        let user = self.user.as_ref().map(|user| (user.uid, user.gid));
-        blocking(move || {
-            let extracted = image::extract(&from, &to).and_then(|state| match user {
-                Some((uid, gid)) => fchown(&state, Some(uid), Some(gid)),
-                None => Ok(()),
-            });
-            extracted.map_err(|source| VmmError::File {
-                operation: "read the device state of the image",
-                path: from,
-                source,
-            })
-        })
-        .await?;
-        let load = SnapshotLoad {
-            state: seen::state(),
-            memory,
-            track_dirty_pages: track_memory,
-            // The path that the image names is this machine's own too.
-            vsock: None,
-        };
-        let loaded = self.api.load_snapshot(&load).await;
-        self.remove_state();
-        match loaded {
-            Ok(()) => Ok(()),
-            // Firecracker ends over an image that it cannot load.
-            Err(ApiError::Closed { request, why }) => {
-                let Some(words) = self.ending.ending().await else {
-                    let error = ApiError::Closed { request, why };
-                    return Err(self.explain(OPERATION, error).await);
-                };
-                let words = words.unwrap_or_else(|| "the image is not whole".to_owned());
-                Err(self.refused(OPERATION, format!("\"{}\": {words}", image.display())))
-            }
-            Err(error) => Err(self.explain(OPERATION, error).await),
-        }
-    }
-
     /// Looks at a machine that another engine started. Without tracking Firecracker would take what is in
     /// memory for what was written, and leave out what was swapped out: so it is asked.
     pub(super) async fn take_over(&mut self) -> Result<(), VmmError> {
@@ -331,75 +189,6 @@ impl FirecrackerMachine {
         }
     }
 
-    /// What is to be written.
-    async fn content(&self, image: &Path, base: Option<&Path>) -> Result<Content, VmmError> {
-        if base.is_none() || !self.tracks_memory {
-            return Ok(Content::Whole);
-        }
-        let directory = image.parent().unwrap_or(image).to_owned();
-        let exact = blocking(move || Ok(image::tells_holes(&directory))).await?;
-        Ok(if exact {
-            Content::Changes
-        } else {
-            Content::Whole
-        })
-    }
-
-    /// Has an image written by Firecracker and put together.
-    async fn write(&self, image: &Path, content: Content) -> Result<u64, VmmError> {
-        const OPERATION: &str = "save";
-        let create = |memory, state| SnapshotCreate {
-            snapshot_type: match content {
-                Content::Whole => SnapshotKind::Full,
-                Content::Changes => SnapshotKind::Diff,
-            },
-            snapshot_path: state,
-            mem_file_path: memory,
-        };
-        let (create, state) = match &self.exchange {
-            Some(exchange) => {
-                let create = create(seen::exchanged_memory(), seen::exchanged_state());
-                (create, exchange.state.clone())
-            }
-            None => {
-                self.require_seen(OPERATION, image)?;
-                let made = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(image);
-                made.map_err(failed("create the image", image))?;
-                (
-                    create(image.to_owned(), seen::state()),
-                    self.paths.state.clone(),
-                )
-            }
-        };
-        if let Err(error) = self.api.create_snapshot(&create).await {
-            return Err(self.explain(OPERATION, error).await);
-        }
-        let (exchange, image) = (self.exchange.clone(), image.to_owned());
-        blocking(move || {
-            let state = jail::open(&state)?;
-            let mut file = match &exchange {
-                Some(exchange) => jail::take_out(exchange, &image)?,
-                None => OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(&image)
-                    .map_err(failed("open the image", &image))?,
-            };
-            let bytes = image::seal(&mut file, &state, content)
-                .map_err(failed("put the device state into the image", &image))?;
-            drop(file);
-            if exchange.is_some() {
-                jail::require_settled(&image)?;
-            }
-            Ok(bytes)
-        })
-        .await
-    }
-
     /// Ends the present connection to the agent; `next` is the present one from now on.
     fn hang_up(&self, next: Option<OwnedFd>) {
         let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -407,20 +196,6 @@ impl FirecrackerMachine {
             // It may have ended by itself.
             let _ = StdUnixStream::from(previous).shutdown(Shutdown::Both);
         }
-    }
-
-    /// What a save leaves beside the image, or an earlier one left, is of no use to anyone.
-    fn clear(&self) {
-        self.remove_state();
-        if let Some(exchange) = &self.exchange {
-            remove(&exchange.memory);
-            remove(&exchange.state);
-        }
-    }
-
-    /// Device state is of no use to anyone outside its image.
-    fn remove_state(&self) {
-        remove(&self.paths.state);
     }
 
     async fn run_state(&self, operation: &'static str) -> Result<RunState, VmmError> {
@@ -461,27 +236,6 @@ impl FirecrackerMachine {
     }
 }
 
-fn remove(path: &Path) {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "a part of an image could not be removed");
-        }
-        _ => {}
-    }
-}
-
-/// The guest kernel's command line; later words win, so the caller's come last.
-///
-/// Firecracker adds its devices behind them, which the kernel finds by ACPI as well. Finding each twice costs
-/// it time and lines on the serial console: what stands behind `--` it leaves to its first process.
-fn command_line(words: &[String]) -> String {
-    let own = COMMAND_LINE.iter().copied();
-    own.chain(words.iter().map(String::as_str))
-        .chain(["--"])
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 #[async_trait]
 impl Machine for FirecrackerMachine {
     async fn pause(&self) -> Result<(), VmmError> {
@@ -503,29 +257,7 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn save(&self, image: &Path, base: Option<&Path>) -> Result<Saved, VmmError> {
-        const OPERATION: &str = "save";
-        if self.run_state(OPERATION).await? == RunState::Running {
-            return Err(self.refused(OPERATION, "the machine runs: pause it first".to_owned()));
-        }
-        if image.symlink_metadata().is_ok() {
-            let exists = std::io::ErrorKind::AlreadyExists.into();
-            return Err(failed("create the image", image)(exists));
-        }
-        let content = self.content(image, base).await?;
-        self.clear();
-        let written = self.write(image, content).await;
-        // The guest is told to drop its connections, also where the save fails after that. Until it runs
-        // and answers, the present one would look as if it stood.
-        self.hang_up(None);
-        self.clear();
-        if written.is_err() {
-            // Part of an image is of no use to anyone, and the disk may be full.
-            remove(image);
-        }
-        Ok(Saved {
-            bytes: written?,
-            changes_only: content == Content::Changes,
-        })
+        self.save_to(image, base).await
     }
 
     fn tracks_memory(&self) -> bool {
