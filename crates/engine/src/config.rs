@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use cowslip_model::{ByteSize, Durability, Isolation, Lifetime, MonitorKind};
+use cowslip_model::{ByteSize, Durability, Isolation, Lifetime};
 use cowslip_network::AddressRange;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -150,7 +150,7 @@ pub enum BackendChoice {
 #[serde(deny_unknown_fields, default)]
 pub struct Machine {
     /// The monitor of sandboxes that ask for none.
-    pub vmm: MonitorKind,
+    pub vmm: MonitorChoice,
     /// The least that Firecracker is kept apart from the host, and what sandboxes get that ask for
     /// nothing; QEMU always is in the same way.
     pub isolation: Isolation,
@@ -179,7 +179,7 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            vmm: MonitorKind::Qemu,
+            vmm: MonitorChoice::Auto,
             isolation: Isolation::Jail,
             accelerator: AcceleratorChoice::Auto,
             memory_chain: 8,
@@ -192,6 +192,19 @@ impl Default for Machine {
             restore_timeout: 60,
         }
     }
+}
+
+/// Which monitor to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MonitorChoice {
+    /// Firecracker where it can run, else QEMU.
+    #[default]
+    Auto,
+    /// QEMU.
+    Qemu,
+    /// Firecracker, or an error.
+    Firecracker,
 }
 
 /// The longest chain of images. Each has a name in the directory of every checkpoint that stands on it.

@@ -8,11 +8,13 @@ use cowslip_ledger::MonitorInfo;
 use cowslip_ledger::lock::StateLock;
 use cowslip_model::{Isolation, MonitorKind};
 use cowslip_store::Volumes;
+use cowslip_vmm::qemu::Trial;
 use cowslip_vmm::{Vmm, VmmError};
 
 use crate::config::Config;
 use crate::guest::Guests;
 use crate::images::Images;
+pub use crate::monitors::Usual;
 
 /// Everything an engine needs.
 pub struct Parts {
@@ -43,9 +45,26 @@ pub trait Monitors: Send + Sync + 'static {
     /// When there is none, naming what has it. Less isolation than asked for is never given.
     async fn vmm(&self, kind: MonitorKind, isolation: Isolation) -> Result<Arc<dyn Vmm>, VmmError>;
 
-    /// What is known of the configured one without finding out more: the monitor in words, and why its
-    /// accelerator.
-    fn describe(&self) -> (Option<String>, String);
+    /// The monitor of sandboxes that ask for none, and why it is that one. Where it depends on whether a guest boots
+    /// on KVM, and that is not known, it is tried with `trial`, if there is one.
+    ///
+    /// # Errors
+    /// When the trial could not be made.
+    async fn usual(&self, trial: Option<(&Site, &Trial)>) -> Result<Usual, VmmError>;
+
+    /// What is known of the usual one without finding out more.
+    fn describe(&self) -> Described;
+}
+
+/// The usual monitor in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// With version and accelerator; none: it was not looked for yet.
+    pub monitor: Option<String>,
+    /// Why that one.
+    pub reason: String,
+    /// Why that accelerator.
+    pub accelerator_reason: String,
 }
 
 /// One monitor, known from the start.
@@ -57,8 +76,19 @@ impl Monitors for FixedMonitor {
         Ok(Arc::clone(&self.0))
     }
 
-    fn describe(&self) -> (Option<String>, String) {
-        (Some(in_words(&self.0.info())), "it was given".to_owned())
+    async fn usual(&self, _: Option<(&Site, &Trial)>) -> Result<Usual, VmmError> {
+        Ok(Usual {
+            kind: MonitorKind::Qemu,
+            reason: "it was given".to_owned(),
+        })
+    }
+
+    fn describe(&self) -> Described {
+        Described {
+            monitor: Some(in_words(&self.0.info())),
+            reason: "it was given".to_owned(),
+            accelerator_reason: "it was given".to_owned(),
+        }
     }
 }
 

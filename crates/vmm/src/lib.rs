@@ -269,6 +269,14 @@ pub trait Vmm: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether it boots a kernel of the format of this file.
+    ///
+    /// # Errors
+    /// [`VmmError::Unusable`], naming the file and what would boot it.
+    fn boots(&self, _kernel: &Path) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     /// Whether an image saved by `saved` can be restored here.
     ///
     /// # Errors

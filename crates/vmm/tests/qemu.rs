@@ -15,7 +15,7 @@ mod support;
 use std::path::Path;
 
 use cowslip_model::{ByteSize, DiskFormat, DiskLayer};
-use cowslip_vmm::qemu::{Accelerator, Choice};
+use cowslip_vmm::qemu::{Accelerator, Choice, Trial};
 use cowslip_vmm::{Credentials, Machine, RunState, Vmm, VmmError};
 use support::guest;
 use support::{Lab, Port, chain, is_root, qemu_img, writers};
@@ -410,7 +410,11 @@ async fn kvm_is_used_only_where_a_guest_boots_on_it() {
     let lab = lab!(Choice::Auto);
     let config = lab.config(None);
     let known = lab.vmm.accelerator();
-    let decided = lab.vmm.decide(&lab.site, &config).await.unwrap();
+    let decided = lab
+        .vmm
+        .decide(&lab.site, &Trial::of(&config))
+        .await
+        .unwrap();
     eprintln!("KVM: known before the probe {known:?}, decided {decided:?}");
     // The probe leaves nothing: what is held is the runtime directory made above.
     let rows = lab

@@ -102,9 +102,10 @@ fn configuration(setup: &Setup) -> String {
         "tcg".to_owned()
     };
     let mut machine = setup.machine.clone();
-    for (key, variable) in MONITOR {
-        if let (Ok(value), true, false) = (std::env::var(variable), is_root, machine.contains(key))
-        {
+    for (key, variable, else_) in MONITOR {
+        if !machine.contains(key) {
+            let value = std::env::var(variable).ok().filter(|_| is_root);
+            let value = value.as_deref().unwrap_or(else_);
             machine.push_str(&format!("\n{key} = \"{value}\""));
         }
     }
@@ -134,10 +135,11 @@ fn network(setup: &Setup) -> String {
     lines
 }
 
-/// Keys of the configuration's `[machine]`, and the variables that give them where a test does not.
-const MONITOR: [(&str, &str); 2] = [
-    ("vmm", "COWSLIP_TEST_VMM"),
-    ("isolation", "COWSLIP_TEST_ISOLATION"),
+/// Keys of the configuration's `[machine]`, the variables that give them where a test does not, and what they are
+/// else: the same on every host.
+const MONITOR: [(&str, &str, &str); 2] = [
+    ("vmm", "COWSLIP_TEST_VMM", "qemu"),
+    ("isolation", "COWSLIP_TEST_ISOLATION", "jail"),
 ];
 
 impl Instance {

@@ -175,7 +175,8 @@ pub(crate) struct Shape {
     /// Name or id of its kernel; none: the default one
     #[arg(long, value_name = "KERNEL")]
     pub(crate) kernel: Option<String>,
-    /// What runs it: qemu or firecracker; none: as the engine's configuration says
+    /// What runs it: qemu or firecracker; none: as the engine's configuration says, which by default is Firecracker
+    /// where it can run
     #[arg(long, value_name = "MONITOR")]
     pub(crate) vmm: Option<MonitorKind>,
     /// How Firecracker is kept apart from the host: jail or direct; none: as the configuration says

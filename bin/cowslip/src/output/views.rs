@@ -267,7 +267,10 @@ pub(crate) fn info(info: &Info) -> String {
         ),
         (
             "monitor",
-            info.monitor.clone().unwrap_or_else(|| "none".to_owned()),
+            match &info.monitor {
+                Some(monitor) => format!("{monitor}: {}", info.monitor_reason),
+                None => info.monitor_reason.clone(),
+            },
         ),
         ("accelerator", info.accelerator_reason.clone()),
         ("sandboxes", sandboxes),

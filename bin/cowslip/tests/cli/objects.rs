@@ -37,6 +37,7 @@ fn lists(at: fn() -> Timestamp) -> Fake {
             .route("/v1/info", get(async || Json(json!({
                 "version": "0.1.0", "instance": "00000000000000ff", "pid": 7, "state_dir": "/s",
                 "run_dir": "/r", "backend": "qcow2", "backend_reason": "chosen", "monitor": null,
+                "monitor_reason": "Firecracker needs KVM",
                 "accelerator_reason": "no /dev/kvm", "sandboxes": { "running": 2, "failed": 1 },
                 "templates": 1, "kernels": 1, "checkpoints": 1, "handles": 12,
                 "disk_free": 64_424_509_440_u64, "memory_available": 22_548_578_304_u64,

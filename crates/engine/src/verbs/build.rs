@@ -62,7 +62,7 @@ impl Engine {
         request: BuildStepRequest,
         session: Session,
     ) -> Result<Option<i32>, EngineError> {
-        let (spec, base) = self.base_of_step(&request)?;
+        let (spec, base) = self.base_of_step(&request).await?;
         let below = match &base {
             Some(base) => Some(
                 self.site
@@ -134,11 +134,11 @@ impl Engine {
     }
 
     /// What the sandbox of a step is made of, and the checkpoint that it stands on.
-    fn base_of_step(
+    async fn base_of_step(
         &self,
         request: &BuildStepRequest,
     ) -> Result<(SandboxSpec, Option<CheckpointRecord>), EngineError> {
-        let of_template = |reference: &str, disk: Option<ByteSize>| {
+        let of_template = async |reference: &str, disk: Option<ByteSize>| {
             let template = self.find_template(reference)?;
             let create = CreateRequest {
                 template: reference.to_owned(),
@@ -148,18 +148,20 @@ impl Engine {
                 disk: disk.or(Some(ByteSize(template.size.bytes() + ROOM))),
                 ..CreateRequest::default()
             };
-            let mut spec = self.spec_of(&create, &template)?;
+            let mut spec = self.spec_of(&create, &template).await?;
             spec.ttl = None;
             Ok::<_, EngineError>(spec)
         };
         match &request.base {
-            BuildBase::Template(reference) => Ok((of_template(reference, request.disk)?, None)),
+            BuildBase::Template(reference) => {
+                Ok((of_template(reference, request.disk).await?, None))
+            }
             BuildBase::Checkpoint(reference) => {
                 let checkpoint = self.find_checkpoint(reference)?;
                 self.refuse_changed(&checkpoint)?;
                 // Its disk has the size that it has; all else is as this step asks.
                 let template = checkpoint.spec.template.to_string();
-                let spec = of_template(&template, Some(checkpoint.spec.resources.disk))?;
+                let spec = of_template(&template, Some(checkpoint.spec.resources.disk)).await?;
                 Ok((spec, Some(checkpoint)))
             }
         }

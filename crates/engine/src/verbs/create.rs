@@ -17,9 +17,6 @@ use crate::error::EngineError;
 use crate::network::{Slots, refuse_taken};
 use crate::{Engine, blocking, names, to_the_end};
 
-/// Virtual processors at most: what the machine types give.
-const CPUS_MAX: u32 = 64;
-const CPUS_MAX_FIRECRACKER: u32 = 32;
 /// Guest memory at least, in bytes: less boots no kernel with its initramfs.
 const MEMORY_MIN: u64 = 64 * MIB;
 /// Disks at most, in bytes: an ext4 file system's bound with 4 KiB blocks.
@@ -52,7 +49,7 @@ impl Engine {
         auto_remove: bool,
     ) -> Result<SandboxRecord, EngineError> {
         let template = self.find_template(&request.template)?;
-        let spec = self.spec_of(&request, &template)?;
+        let spec = self.spec_of(&request, &template).await?;
         if auto_remove && spec.on_expiry != OnExpiry::Remove {
             return Err(EngineError::Invalid(
                 "a sandbox that goes with its command cannot be kept when its time is over: leave out --rm or \
@@ -222,7 +219,7 @@ impl Engine {
     }
 
     /// Turns a request into a specification, refusing what no machine can be.
-    pub(crate) fn spec_of(
+    pub(crate) async fn spec_of(
         &self,
         request: &CreateRequest,
         template: &TemplateRecord,
@@ -233,14 +230,8 @@ impl Engine {
             None => self.default_kernel()?,
         };
         let cpus = request.cpus.unwrap_or(self.config.defaults.cpus);
-        let vmm = request.vmm.unwrap_or(self.config.machine.vmm);
-        let most = match vmm {
-            MonitorKind::Qemu => CPUS_MAX,
-            MonitorKind::Firecracker => CPUS_MAX_FIRECRACKER,
-        };
-        if cpus == 0 || cpus > most {
-            return invalid(format!("{cpus} virtual processors: give 1 to {most}"));
-        }
+        let vmm = self.monitor_for(request, &kernel).await?;
+        Self::check_cpus(cpus, vmm)?;
         if let Some(template) = &request.cpu_template {
             if vmm != MonitorKind::Firecracker {
                 return invalid(

@@ -7,6 +7,7 @@ use cowslip_host::kvm::{DEVICE, Kvm};
 use cowslip_model::api::{Check, CheckStatus, DoctorReport};
 use cowslip_model::size::GIB;
 use cowslip_model::{ByteSize, Isolation};
+use cowslip_vmm::VmmError;
 
 use crate::Engine;
 use crate::error::chain;
@@ -35,7 +36,7 @@ impl Engine {
         let mut checks = vec![self.check_monitor().await];
         checks.extend([
             self.check_backend(),
-            check_kvm(self.monitors.describe().1.as_str()),
+            check_kvm(&self.monitors.describe().accelerator_reason),
             check_device_mapper(),
             check_program("mke2fs", "template import", "apt-get install e2fsprogs"),
             self.check_agent(),
@@ -69,16 +70,16 @@ impl Engine {
     }
 
     async fn check_monitor(&self) -> Check {
-        let machine = &self.config.machine;
-        match self.monitors.vmm(machine.vmm, machine.isolation).await {
-            Ok(vmm) => {
-                let info = vmm.info();
-                check(
-                    "monitor",
-                    CheckStatus::Ok,
-                    format!("{} {} will be used", info.kind, info.version),
-                    None,
-                )
+        let isolation = self.config.machine.isolation;
+        let found = async {
+            let usual = self.monitors.usual(None).await?;
+            let vmm = self.monitors.vmm(usual.kind, isolation).await?;
+            Ok::<_, VmmError>((vmm.info(), usual.reason))
+        };
+        match found.await {
+            Ok((info, reason)) => {
+                let detail = format!("{} {} will be used: {reason}", info.kind, info.version);
+                check("monitor", CheckStatus::Ok, detail, None)
             }
             Err(error) => check(
                 "monitor",

@@ -76,7 +76,7 @@ impl Engine {
                 tx.handles()?.len(),
             ))
         })?;
-        let (monitor, accelerator_reason) = self.monitors.describe();
+        let described = self.monitors.describe();
         let state = self.site.layout.state();
         Ok(api::Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -86,8 +86,9 @@ impl Engine {
             run_dir: self.site.layout.run().display().to_string(),
             backend: self.volumes.backend().as_str().to_owned(),
             backend_reason: self.notes.join("; "),
-            monitor,
-            accelerator_reason,
+            monitor: described.monitor,
+            monitor_reason: described.reason,
+            accelerator_reason: described.accelerator_reason,
             sandboxes: states,
             templates: templates as u64,
             kernels: kernels as u64,

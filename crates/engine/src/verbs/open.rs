@@ -110,9 +110,10 @@ impl Parts {
             }
         }
         let (backend, note) = choose_backend(config.storage.backend)?;
+        let volumes = cowslip_store::open(backend, config.storage.durability);
         Ok(Self {
-            monitors: Arc::new(HostMonitors::new(&config)),
-            volumes: cowslip_store::open(backend, config.storage.durability),
+            monitors: Arc::new(HostMonitors::new(&config, volumes.format())),
+            volumes,
             guests: Arc::new(AgentGuests),
             images: Arc::new(Ext4Images {
                 require_confinement: config.images.require_confinement,

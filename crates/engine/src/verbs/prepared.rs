@@ -2,10 +2,10 @@
 
 use cowslip_host::prepare::{Line, Outcome, Part, Preparation, Roots};
 use cowslip_host::process::is_root;
-use cowslip_model::MonitorKind;
 use cowslip_model::api::{Check, CheckStatus};
 
 use super::doctor::check;
+use crate::config::MonitorChoice;
 use crate::{Config, Engine};
 
 /// Objects of one step that are named; the others are counted.
@@ -31,7 +31,7 @@ impl Host {
     fn of(config: &Config) -> Self {
         Self {
             reads_caches: cfg!(target_arch = "aarch64")
-                && config.machine.vmm == MonitorKind::Firecracker,
+                && config.machine.vmm != MonitorChoice::Qemu,
             root: is_root(),
         }
     }

@@ -115,8 +115,10 @@ pub struct Info {
     pub backend: String,
     /// Why that one.
     pub backend_reason: String,
-    /// The monitor, with version and accelerator.
+    /// The monitor of sandboxes that ask for none, with version and accelerator; none: it was not looked for yet.
     pub monitor: Option<String>,
+    /// Why that one.
+    pub monitor_reason: String,
     /// Why that accelerator.
     pub accelerator_reason: String,
     /// Sandboxes by state.

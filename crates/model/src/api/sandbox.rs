@@ -190,7 +190,8 @@ pub struct CreateRequest {
     /// What becomes of it then; none: it is removed.
     #[serde(default)]
     pub on_expiry: Option<OnExpiry>,
-    /// What runs its machine; none: as the engine's configuration says.
+    /// What runs its machine; none: as the engine's configuration says, which by default is Firecracker where it
+    /// can run, else QEMU.
     #[serde(default)]
     pub vmm: Option<MonitorKind>,
     /// How Firecracker is kept apart from the host; none: as the engine's configuration says, which less

@@ -174,6 +174,10 @@ impl Vmm for FirecrackerVmm {
         }
     }
 
+    fn boots(&self, kernel: &Path) -> Result<(), VmmError> {
+        self.programs.firecracker.boots(kernel)
+    }
+
     fn restores(&self, saved: &MonitorInfo) -> Result<(), VmmError> {
         compare(saved, &self.info())
     }
@@ -183,7 +187,7 @@ impl Vmm for FirecrackerVmm {
         site: &Site,
         config: &MachineConfig,
     ) -> Result<Arc<dyn Machine>, VmmError> {
-        self.programs.firecracker.boots(&config.kernel)?;
+        self.boots(&config.kernel)?;
         let (machine, acquired) = self.start(site, config, Beginning::Boot).await?;
         machine.boot(config).await?;
         acquired.settle();

@@ -44,7 +44,7 @@ use machine::QemuMachine;
 use probe::Verdict;
 use program::Program;
 
-use crate::{Machine, MachineConfig, Vmm, VmmError, blocking, cpu};
+use crate::{Credentials, Machine, MachineConfig, Vmm, VmmError, blocking, cpu};
 
 /// The kind, as images record it.
 const KIND: &str = "qemu";
@@ -60,6 +60,29 @@ pub struct QemuConfig {
     pub accelerator: Choice,
     /// The file that remembers whether KVM boots a guest here. May be shared between engines.
     pub memory: PathBuf,
+}
+
+/// A guest that shows whether guests boot on KVM.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// The kernel's file.
+    pub kernel: PathBuf,
+    /// The initramfs' file.
+    pub initramfs: PathBuf,
+    /// The user the monitor runs as; none: the engine's own.
+    pub credentials: Option<Credentials>,
+}
+
+impl Trial {
+    /// What this machine boots.
+    #[must_use]
+    pub fn of(config: &MachineConfig) -> Self {
+        Self {
+            kernel: config.kernel.clone(),
+            initramfs: config.initramfs.clone(),
+            credentials: config.credentials.clone(),
+        }
+    }
 }
 
 /// QEMU on this host.
@@ -125,18 +148,14 @@ impl QemuVmm {
         self.accelerator.get().copied()
     }
 
-    /// Finds out which accelerator to use, by booting a guest from the kernel and initramfs of
-    /// `config` on KVM where that is not known yet. At most once; callers at the same time share it.
+    /// Finds out which accelerator to use, by booting the guest of `trial` on KVM where that is not known yet. At
+    /// most once; callers at the same time share it.
     ///
     /// # Errors
     /// When the probe could not be made or not be taken away again. That KVM does not work is none.
-    pub async fn decide(
-        &self,
-        site: &Site,
-        config: &MachineConfig,
-    ) -> Result<Accelerator, VmmError> {
+    pub async fn decide(&self, site: &Site, trial: &Trial) -> Result<Accelerator, VmmError> {
         let decide = || async {
-            let found = match probe::kvm(self, site, config).await? {
+            let found = match probe::kvm(self, site, trial).await? {
                 Verdict::Works => Accelerator::Kvm,
                 Verdict::Fails(why) => {
                     tracing::warn!(
@@ -200,7 +219,7 @@ impl Vmm for QemuVmm {
     }
 
     async fn settle(&self, site: &Site, config: &MachineConfig) -> Result<(), VmmError> {
-        self.decide(site, config).await.map(drop)
+        self.decide(site, &Trial::of(config)).await.map(drop)
     }
 
     fn restores(&self, saved: &MonitorInfo) -> Result<(), VmmError> {
@@ -212,7 +231,7 @@ impl Vmm for QemuVmm {
         site: &Site,
         config: &MachineConfig,
     ) -> Result<Arc<dyn Machine>, VmmError> {
-        let accelerator = self.decide(site, config).await?;
+        let accelerator = self.decide(site, &Trial::of(config)).await?;
         let machine = self
             .start(site, config, accelerator, Beginning::Boot)
             .await?;
@@ -226,7 +245,7 @@ impl Vmm for QemuVmm {
         config: &MachineConfig,
         image: &Path,
     ) -> Result<Arc<dyn Machine>, VmmError> {
-        let accelerator = self.decide(site, config).await?;
+        let accelerator = self.decide(site, &Trial::of(config)).await?;
         let machine = self
             .start(site, config, accelerator, Beginning::Incoming)
             .await?;

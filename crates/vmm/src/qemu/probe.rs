@@ -13,10 +13,10 @@ use cowslip_model::{ByteSize, DiskLimits, SandboxId};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::QemuVmm;
 use super::accelerator::Accelerator;
 use super::launch::Beginning;
-use crate::{Machine, MachineConfig, VmmError};
+use super::{QemuVmm, Trial};
+use crate::{CancellationToken, Machine, MachineConfig, VmmError};
 
 /// How long a guest may take to boot. With a working KVM it takes less than a second.
 const BOOT_BOUND: Duration = Duration::from_secs(10);
@@ -33,27 +33,28 @@ pub(super) enum Verdict {
     Fails(String),
 }
 
-/// Boots a guest from the files of `config` on KVM, and takes it away again.
-pub(super) async fn kvm(
-    vmm: &QemuVmm,
-    site: &Site,
-    config: &MachineConfig,
-) -> Result<Verdict, VmmError> {
+/// Boots the guest of `trial` on KVM, and takes it away again.
+pub(super) async fn kvm(vmm: &QemuVmm, site: &Site, trial: &Trial) -> Result<Verdict, VmmError> {
     let sandbox = SandboxId::random().map_err(LedgerError::from)?;
     let directory = site.layout.machine(sandbox);
     let config = MachineConfig {
         sandbox,
         cpus: 1,
         memory: MEMORY,
+        kernel: trial.kernel.clone(),
+        initramfs: trial.initramfs.clone(),
         command_line: vec!["cowslip.mode=probe".to_owned()],
         disk: None,
         disk_limits: DiskLimits::default(),
-        network: None,
         cpu_template: None,
+        network: None,
         track_memory: false,
+        work: directory.clone(),
+        cgroups: Vec::new(),
         console_log: directory.join("console.log"),
         console_bound: CONSOLE_BOUND,
-        ..config.clone()
+        credentials: trial.credentials.clone(),
+        called_off: CancellationToken::new(),
     };
     let verdict = run(vmm, site, &config).await;
     unwind(site, sandbox).await?;

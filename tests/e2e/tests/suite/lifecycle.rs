@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use cowslip_e2e::{Backend, Instance, Kernel, Setup};
-use cowslip_model::api::{Event, Sandbox};
+use cowslip_model::api::{Event, Info, Sandbox};
 use cowslip_model::{MonitorKind, SandboxState};
 
 fn host(backend: Backend) -> Instance {
@@ -115,6 +115,23 @@ fn a_failed_resume_can_be_tried_again() {
     let _ = host.say("serve --stop").ok();
     let _ = host.say("resume one").ok();
     let _ = host.sh("one", COUNTS_ON).ok();
+}
+
+#[test]
+fn the_monitor_of_a_sandbox_that_asks_for_none_is_what_info_says() {
+    let setup = Setup {
+        machine: "vmm = \"auto\"".to_owned(),
+        ..Setup::default()
+    };
+    let host = Instance::ready(setup, Kernel::Guest);
+    let _ = host.say("run -d --name one box").ok();
+    let info: Info = host.say("info").json();
+    let (named, reason) = (info.monitor.unwrap(), info.monitor_reason);
+    let is_firecracker = host.sandbox("one").vmm == MonitorKind::Firecracker;
+    assert_eq!(named.starts_with("firecracker "), is_firecracker, "{named}");
+    assert!(is_firecracker || reason.contains("Firecracker"), "{reason}");
+    assert!(info.backend != "qcow2" || !is_firecracker, "{reason}");
+    let _ = host.say("rm --force one").ok();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cowslip_e2e::{Backend, Instance, Kernel, Setup};
-use cowslip_model::api::{Checkpoint, Sandbox};
+use cowslip_model::api::{Checkpoint, Info, Sandbox};
 use cowslip_model::{Isolation, MonitorKind};
 
 pub(crate) const JAIL: &str = "vmm = \"firecracker\"";
@@ -175,6 +175,46 @@ fn checkpoints_cross_between_jail_and_direct_mode() {
     let _ = host.say("rm --force two three").ok();
     let _ = host.say("checkpoint rm other").ok();
     let _ = host.say("checkpoint rm point").ok();
+}
+
+/// Without a word it is Firecracker where that can run, and QEMU where it cannot or has not what is asked for.
+#[test]
+fn a_sandbox_that_asks_for_no_monitor_gets_firecracker() {
+    let Some(host) = instance("vmm = \"auto\"") else {
+        return;
+    };
+    let monitor = |words: &str| {
+        let run = format!("run -d --name one --memory 128M {words} box");
+        let _ = host.say(&run).ok();
+        let _ = host.sh("one", "true").ok();
+        let found = host.sandbox("one");
+        let _ = host.say("rm --force one").ok();
+        (found.vmm, found.isolation)
+    };
+    let jailed = (MonitorKind::Firecracker, Some(Isolation::Jail));
+    assert_eq!(monitor(""), jailed);
+    let info: Info = host.say("info").json();
+    let named = info.monitor.unwrap();
+    assert!(named.starts_with("firecracker "), "{named}");
+    assert!(
+        info.monitor_reason.contains("boot on KVM"),
+        "{}",
+        info.monitor_reason
+    );
+    assert_eq!(monitor("--vmm qemu"), (MonitorKind::Qemu, None));
+    assert_eq!(monitor("--network user"), (MonitorKind::Qemu, None));
+
+    host.kill_engine();
+    let lacking = |words: &str| host.say(words).env("COWSLIP_JAILER", "/no/jailer");
+    let _ = lacking("run -d --name two --memory 128M box").ok();
+    assert_eq!(host.sandbox("two").vmm, MonitorKind::Qemu);
+    let info: Info = host.say("info").json();
+    assert!(
+        info.monitor_reason.contains("/no/jailer"),
+        "{}",
+        info.monitor_reason
+    );
+    let _ = host.say("rm --force two").ok();
 }
 
 /// Every sandbox has the monitor it asked for, and a checkpoint of one is for no other.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cowslip_engine::Parts;
 use cowslip_engine::guest::{BootTimes, Guest, GuestError, Guests, Restored, Setup};
-use cowslip_engine::parts::Monitors;
+use cowslip_engine::parts::{Described, Monitors, Usual};
 use cowslip_host::Site;
 use cowslip_ledger::fault::Injector;
 use cowslip_ledger::{LedgerError, MonitorInfo};
 use cowslip_model::{DiskLayer, Isolation, MonitorKind, SandboxId};
 use cowslip_proto::AgentClient;
+use cowslip_vmm::qemu::Trial;
 use cowslip_vmm::{AgentChannel, Machine, MachineConfig, RunState, Saved, Vmm, VmmError};
 
 /// The same parts, whose calls ask `steps` first.
@@ -46,7 +47,11 @@ impl Monitors for Stepped<Arc<dyn Monitors>> {
         Ok(Arc::new(Stepped(vmm, self.1.clone())))
     }
 
-    fn describe(&self) -> (Option<String>, String) {
+    async fn usual(&self, trial: Option<(&Site, &Trial)>) -> Result<Usual, VmmError> {
+        self.0.usual(trial).await
+    }
+
+    fn describe(&self) -> Described {
         self.0.describe()
     }
 }
@@ -65,6 +70,10 @@ impl Vmm for Stepped<Arc<dyn Vmm>> {
 
     async fn settle(&self, site: &Site, config: &MachineConfig) -> Result<(), VmmError> {
         self.0.settle(site, config).await
+    }
+
+    fn boots(&self, kernel: &Path) -> Result<(), VmmError> {
+        self.0.boots(kernel)
     }
 
     fn restores(&self, saved: &MonitorInfo) -> Result<(), VmmError> {
