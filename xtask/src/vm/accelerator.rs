@@ -46,8 +46,9 @@ impl Accelerator {
             Self::Kvm => "",
             // What mitigations guard against is not emulated, and they make every return of the kernel
             // slow. Emulated nested paging goes wrong under load (QEMU 7.2: the host's registers are found
-            // in the guest's control block, and guest or host dies); with shadow paging neither was seen.
-            Self::Tcg => "mitigations=off kvm_amd.npt=0",
+            // in the guest's control block, and guest or host dies); with shadow paging neither was seen. And
+            // no cmpxchg16b, here or in the guests, for which 141 stands: see docs/qemu.md.
+            Self::Tcg => "mitigations=off kvm_amd.npt=0 clearcpuid=141",
         }
     }
 

@@ -354,7 +354,11 @@ fn one_static_program_is_enough() {
 /// Who may use the API may not give up what the host's owner asked for.
 #[test]
 fn less_isolation_than_configured_is_refused() {
-    let host = Instance::ready(Setup::default(), Kernel::Guest);
+    let setup = Setup {
+        machine: "isolation = \"jail\"".to_owned(),
+        ..Setup::default()
+    };
+    let host = Instance::ready(setup, Kernel::Guest);
     let files = host.files();
     for call in [
         "create --vmm firecracker --isolation direct --name one box",
