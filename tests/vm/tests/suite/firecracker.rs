@@ -88,7 +88,12 @@ fn a_sandbox_in_a_jail_lives_on_a_copy_too() {
 fn a_jail_holds_what_a_machine_needs_and_nothing_else() {
     // covers R9 R49
     let Some(host) = instance(JAIL) else { return };
-    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    // Of a sandbox's network the host has the name: a namespace on a file, and nothing in it.
+    let mounts = || {
+        let all = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let others = all.lines().filter(|line| !line.contains(" - nsfs nsfs "));
+        others.map(str::to_owned).collect::<Vec<_>>()
+    };
     let before = mounts();
     for name in ["one", "two"] {
         let _ = host
